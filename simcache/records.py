@@ -1,0 +1,180 @@
+"""What happened: one frozen record per request, in columns. Money and metrics are computed from these alone."""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+NEVER: Final = -(2**63)
+"""The integer that stands for None in an integer column; readers see NaN, null or an empty field."""
+
+OUTCOMES: Final = ("ok", "rejected", "abandoned", "cancelled", "failed")
+
+INTEGER_COLUMNS: Final = {
+    # name -> what it holds (units in the name; instants count from the run's zero)
+    "turn": "index of the turn in its session, from 0",
+    "priority": "what the server saw; smaller is more urgent",
+    "replica": "index of the replica that served it; null: no replica",
+    "submitted_at_ns": "the instant from which the user waits",
+    "sent_at_ns": "the instant the client sent it (later than submitted when it waited for its warm-up)",
+    "first_scheduled_at_ns": "start of the first step that computed any of it",
+    "first_token_at_ns": "the first output token (or, with no output, the end of prefill)",
+    "finished_at_ns": "the last output token",
+    "cancelled_at_ns": "the instant of cancellation",
+    "queue_ns": "time before the first token in which none of it was being computed",
+    "prompt_tokens": "tokens of the prompt",
+    "hit_tokens": "leading prompt tokens served from cache (at its first admission)",
+    "prompt_blocks": "blocks of the prompt (partial last block included); at hosted APIs the provider's units",
+    "hit_blocks": "leading blocks served from cache",
+    "output_tokens": "tokens generated",
+    "written_5m_tokens": "tokens billed as a cache write with the default lifetime",
+    "written_1h_tokens": "tokens billed as a cache write with the one-hour lifetime",
+    "inserted_tokens": "tokens that this request put into the cache",
+    "used_tokens": "of those, tokens that a later user request hit (each counted once)",
+    "attempts": "how often it was sent to a server (1: no retry)",
+    "preemptions": "how often it was preempted",
+    "warm_row": "row of the warm-up that this question relied on; null: none",
+    "residual_warm_ns": "what was left of that warm-up at submit; 0: it was done; null: no warm-up",
+}
+TEXT_COLUMNS: Final = {
+    "session": "session name; empty: none",
+    "user": "user name; empty: none",
+    "kind": "user, warm or keepalive",
+    "outcome": "ok, rejected, abandoned, cancelled or failed",
+}
+_DEFAULTS: Final = {
+    **dict.fromkeys(INTEGER_COLUMNS, 0),
+    **dict.fromkeys(
+        ("replica", "first_scheduled_at_ns", "first_token_at_ns", "finished_at_ns", "cancelled_at_ns", "warm_row", "residual_warm_ns"),
+        NEVER,
+    ),
+    "attempts": 1,
+}
+
+
+class RecordsBuilder:
+    """Grows records row by row: ``row()`` opens one with defaults, ``builder.column[row] = value`` fills it.
+
+    >>> b = RecordsBuilder(); r = b.row(); b.prompt_tokens[r] = 8; b.freeze().prompt_tokens.tolist()
+    [8]
+    """
+
+    __slots__ = (*INTEGER_COLUMNS, *TEXT_COLUMNS, "_integers", "rows")
+
+    def __init__(self) -> None:
+        self.rows = 0
+        self._integers = [(array("q"), _DEFAULTS[name]) for name in INTEGER_COLUMNS]
+        for name, (column, _) in zip(INTEGER_COLUMNS, self._integers, strict=True):
+            setattr(self, name, column)
+        for name in TEXT_COLUMNS:
+            setattr(self, name, [])
+
+    def __getattr__(self, name: str) -> Any:  # the slots above are set in __init__ by name; this satisfies type checkers
+        raise AttributeError(name)
+
+    def row(self, session: str = "", user: str = "", kind: str = "user", outcome: str = "failed") -> int:
+        """Open a row with defaults and return its index; a row nobody closes stays ``failed``.
+
+        >>> RecordsBuilder().row()
+        0
+        """
+        for column, default in self._integers:
+            column.append(default)
+        self.session.append(session)
+        self.user.append(user)
+        self.kind.append(kind)
+        self.outcome.append(outcome)
+        self.rows += 1
+        return self.rows - 1
+
+    def freeze(self) -> Records:
+        """The rows so far as read-only columns.
+
+        >>> len(RecordsBuilder().freeze())
+        0
+        """
+        integers = {name: np.array(getattr(self, name), dtype=np.int64) for name in INTEGER_COLUMNS}
+        texts = {name: np.array(getattr(self, name), dtype=object) for name in TEXT_COLUMNS}
+        return Records({**texts, **integers})
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """One record per request: ``records.ttft_s``, ``records["hit_tokens"]``; row i is the i-th request submitted.
+
+    Integer columns are int64 with ``NEVER`` for null; ``seconds("first_token_at_ns")`` gives float64 with NaN for null.
+
+    >>> b = RecordsBuilder(); _ = b.row(); Records(b.freeze().columns).seconds("finished_at_ns").tolist()
+    [nan]
+    """
+
+    columns: dict[str, NDArray[Any]]
+
+    def __post_init__(self) -> None:
+        for column in self.columns.values():
+            column.setflags(write=False)
+
+    def __len__(self) -> int:
+        return len(self.columns["kind"])
+
+    def __getitem__(self, name: str) -> NDArray[Any]:
+        return self.columns[name]
+
+    def __getattr__(self, name: str) -> NDArray[Any]:
+        try:
+            return self.columns[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Records) and all(
+            np.array_equal(column, other.columns[name]) for name, column in self.columns.items()
+        )
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Rows as dicts with None for null."""
+        names = list(self.columns)
+        for values in zip(*(self.columns[name].tolist() for name in names), strict=True):
+            yield {name: None if value == NEVER else value for name, value in zip(names, values, strict=True)}
+
+    def where(self, mask: NDArray[np.bool_]) -> Records:
+        """The rows where ``mask`` is true (``warm_row`` goes on pointing at rows of the whole).
+
+        >>> b = RecordsBuilder(); _ = b.row(); r = b.freeze(); len(r.where(r.kind == "warm"))
+        0
+        """
+        return Records({name: column[mask] for name, column in self.columns.items()})
+
+    def seconds(self, name: str) -> NDArray[np.float64]:
+        """A ``_ns`` column in seconds, NaN for null.
+
+        >>> RecordsBuilder().freeze().seconds("queue_ns").tolist()
+        []
+        """
+        column = self.columns[name]
+        return np.where(column == NEVER, np.nan, column / 1e9)
+
+    def span_s(self, start: str, end: str) -> NDArray[np.float64]:
+        """Seconds from instant column ``start`` to instant column ``end``, NaN where either is null; exact to the ns.
+
+        >>> RecordsBuilder().freeze().span_s("submitted_at_ns", "finished_at_ns").tolist()
+        []
+        """
+        a, b = self.columns[start], self.columns[end]
+        never = (a == NEVER) | (b == NEVER)
+        return np.where(never, np.nan, (np.where(never, 0, b) - np.where(never, 0, a)) / 1e9)
+
+    @property
+    def ttft_s(self) -> NDArray[np.float64]:
+        """First token instant minus submit instant; NaN where there was no first token."""
+        return self.span_s("submitted_at_ns", "first_token_at_ns")
+
+    @property
+    def e2e_s(self) -> NDArray[np.float64]:
+        """Last token instant minus submit instant; NaN where it never finished."""
+        return self.span_s("submitted_at_ns", "finished_at_ns")

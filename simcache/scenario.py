@@ -1,0 +1,149 @@
+"""The frozen question: who asks (workload), what serves (backend), what is warmed when. Values and policies only."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from .errors import require, require_count, require_number
+from .latency import HostedProfile, ServerProfile
+from .warming import NoWarming, WarmingPolicy
+from .workload import Workload
+
+Visibility = Literal["scheduled", "computed"]
+OnUnfinishedWarm = Literal["wait", "send", "wait_if_shorter"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Server:
+    """One replica of an engine like vLLM V1: continuous batching with a token budget per step over a block pool.
+
+    ``profile`` names a shipped latency profile, a TOML path, or is a profile. ``kv_tokens`` is the KV memory in tokens
+    (None: the profile's own). ``ttl_s`` None: blocks live until evicted. ``gpu_usd_per_hour`` None: the dated preset.
+
+    >>> Server(profile="llama-3-8b/a100/tp1", kv_tokens=400_000).block_tokens
+    16
+    """
+
+    profile: str | ServerProfile = "llama-3-8b/a100/tp1"
+    kv_tokens: int | None = None
+    block_tokens: int = 16
+    prefix_caching: bool = True
+    visibility: Visibility = "scheduled"
+    ttl_s: float | None = None
+    ttl_kind: Literal["sliding", "fixed"] = "sliding"
+    max_num_seqs: int = 128
+    max_num_batched_tokens: int = 2048
+    gpu_usd_per_hour: float | None = None
+    jump: bool = True
+
+    def __post_init__(self) -> None:
+        require_count("block_tokens", self.block_tokens)
+        require_count("max_num_seqs", self.max_num_seqs)
+        require_count("max_num_batched_tokens", self.max_num_batched_tokens)
+        require(self.visibility in ("scheduled", "computed"), "visibility", self.visibility, "must be 'scheduled' or 'computed'")
+        require(self.ttl_kind in ("sliding", "fixed"), "ttl_kind", self.ttl_kind, "must be 'sliding' or 'fixed'")
+        if self.ttl_s is not None:
+            require_number("ttl_s", self.ttl_s, above=0)
+        if self.gpu_usd_per_hour is not None:
+            require_number("gpu_usd_per_hour", self.gpu_usd_per_hour, at_least=0)
+        if self.kv_tokens is not None:
+            require_count("kv_tokens", self.kv_tokens)
+            require(
+                self.kv_tokens >= self.block_tokens, "kv_tokens", self.kv_tokens, f"must hold one block of {self.block_tokens} tokens"
+            )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cluster(Server):
+    """``replicas`` equal servers, each with its own cache, behind a router; ``kv_tokens`` is per replica.
+
+    >>> Cluster(replicas=4).router
+    'round_robin'
+    """
+
+    replicas: int = 1
+    router: str = "round_robin"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_count("replicas", self.replicas)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HostedApi:
+    """A provider's API: its cache rules and prices (``provider``, ``model``, ``rules``), its latency (``profile``), its limits.
+
+    ``rules`` names a preset of ``data/providers`` or a TOML path. ``jitter`` False switches the log-normal jitter off.
+    Limits of the account: ``requests_per_minute``, ``input_tokens_per_minute``; None: no limit.
+
+    >>> HostedApi(provider="anthropic", model="claude-sonnet-4-5", profile="openai-figure").jitter
+    True
+    """
+
+    provider: str
+    model: str
+    profile: str | HostedProfile
+    rules: str | None = None
+    cache_ttl: Literal["5m", "1h"] = "5m"
+    prefix_caching: bool = True
+    jitter: bool = True
+    requests_per_minute: float | None = None
+    input_tokens_per_minute: float | None = None
+    retry_after_s: float = 1.0
+
+    def __post_init__(self) -> None:
+        for name in ("requests_per_minute", "input_tokens_per_minute"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), above=0)
+        require_number("retry_after_s", self.retry_after_s, above=0)
+
+
+Backend = Server | Cluster | HostedApi
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scenario:
+    """One what-if question. ``simulate(scenario, seed=...)`` answers it; the scenario never changes.
+
+    >>> from simcache import Scenario, TypingSessions
+    >>> Scenario(workload=TypingSessions(users=3), backend=Server()).but(name="b").name
+    'b'
+    """
+
+    workload: Workload
+    backend: Backend
+    warming: WarmingPolicy = NoWarming()
+    on_unfinished_warm: OnUnfinishedWarm = "wait"
+    name: str = "scenario"
+    duration_s: float | None = None
+    slo_ttft_s: float = 1.0
+    streams_answer: bool = True
+
+    def __post_init__(self) -> None:
+        require(
+            self.on_unfinished_warm in ("wait", "send", "wait_if_shorter"),
+            "on_unfinished_warm",
+            self.on_unfinished_warm,
+            "must be 'wait', 'send' or 'wait_if_shorter'",
+        )
+        require_number("slo_ttft_s", self.slo_ttft_s, above=0)
+        if self.duration_s is not None:
+            require_number("duration_s", self.duration_s, above=0)
+
+    def but(self, **changes: Any) -> Scenario:
+        """This scenario with some fields changed; ``backend__kv_tokens=...`` reaches inside a part.
+
+        >>> from simcache import Scenario, TypingSessions
+        >>> Scenario(workload=TypingSessions(users=3), backend=Server()).but(backend__kv_tokens=64).backend.kv_tokens
+        64
+        """
+        flat = {name: value for name, value in changes.items() if "__" not in name}
+        deep: dict[str, dict[str, Any]] = {}
+        for name, value in changes.items():
+            if "__" in name:
+                part, field = name.split("__", 1)
+                deep.setdefault(part, {})[field] = value
+        for part, fields in deep.items():
+            flat[part] = replace(flat.get(part, getattr(self, part)), **fields)
+        return replace(self, **flat)
