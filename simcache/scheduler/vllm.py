@@ -1,0 +1,552 @@
+"""The scheduler of vLLM V1 (version 0.33, synchronous), without a clock: what the next engine step computes, and for how long.
+
+``schedule()`` decides one step and takes its blocks; the ``Plan`` it returns says for how many steps nothing can change unless
+a request arrives or is cancelled; ``advance(steps)`` executes that many of them at once. Rules read in
+vllm/v1/core/sched/scheduler.py and confirmed by recorded runs: running requests first, then waiting ones in order, one token
+budget; the whole prompt must fit at admission; the first waiting request that does not fit blocks the rest; no admission in a
+step that preempted; preemption of the last running request (policy ``priority``: of the largest (priority, arrival)) with
+recompute, to the front of the queue.
+
+Decoding requests cost nothing per step: how many tokens each has is (tokens - step) + step, how many need a block at a step
+is a histogram over (step - tokens) mod block, who finishes when is a heap. Their content enters the pool when they leave.
+Only requests whose output some other live request also contains are kept up to date at every step.
+"""
+
+from __future__ import annotations
+
+import heapq
+from bisect import insort
+from collections import deque
+from collections.abc import Hashable
+from typing import Any, Final, Literal
+
+from ..cache.block_pool import BlockPool, Holding
+from ..cache.content import Content
+from ..prompt import Request, Segment
+
+WAITING: Final = 0
+PREFILL: Final = 1
+DECODE: Final = 2
+DONE: Final = 3  # its prefill was all there was to do
+GONE: Final = 4
+
+Policy = Literal["fcfs", "priority"]
+
+
+class LiveRequest:
+    """A request inside one replica. ``computed`` counts tokens with KV (of a decoding one: at the start of step ``since``)."""
+
+    __slots__ = (
+        "arrival",
+        "computed",
+        "content",
+        "eager",
+        "finish_step",
+        "first_scheduled_step",
+        "first_token_step",
+        "hit_tokens",
+        "holding",
+        "order",
+        "output_key",
+        "output_tokens",
+        "preemptions",
+        "priority",
+        "prompt_tokens",
+        "resume_hit_tokens",
+        "root",
+        "row",
+        "sampled",
+        "scheduled",
+        "since",
+        "state",
+        "ticket",
+        "user",
+        "waiting_since",
+    )
+
+    def __init__(self, request: Request, row: int, ticket: Any = None) -> None:
+        prompt, output = request.prompt, request.output
+        self.content = Content(prompt, output)
+        if not self.content.prompt_tokens:  # an engine always starts from at least one token
+            self.content = Content((Segment(("start", row), 1),), output)
+        self.ticket = ticket
+        self.row = row
+        self.user = request.kind == "user"
+        self.priority = request.priority
+        self.prompt_tokens = self.content.prompt_tokens
+        self.output_tokens: int = output[1]
+        self.output_key = output[0]
+        self.state = WAITING
+        self.arrival = 0
+        self.order = 0  # of admission: the place in the running list
+        self.computed = 0
+        self.scheduled = 0  # tokens in the current step's chunk
+        self.sampled = 0
+        self.since = 0
+        self.eager = False
+        self.preemptions = 0
+        self.hit_tokens: int | None = None
+        self.resume_hit_tokens: list[int] = []
+        self.first_scheduled_step: int | None = None
+        self.first_token_step: int | None = None
+        self.finish_step: int | None = None
+        self.waiting_since = 0  # for the server: the instant at which it began to wait
+        self.root: Any = None
+        self.holding: Any = None
+
+    def __lt__(self, other: LiveRequest) -> bool:
+        return (self.priority, self.arrival) < (other.priority, other.arrival)
+
+    @property
+    def target(self) -> int:
+        """Tokens to compute before the next one can be sampled."""
+        return self.prompt_tokens + self.sampled
+
+
+class Plan:
+    """``steps`` equal engine steps. In step i (from 0): ``decodes`` decodes that read ``kv_tokens + i*decodes`` tokens beside chunks
+    of ``new_tokens`` tokens in all with sum n*(2c+n) = ``attention + i*attention_growth``. ``admitted``: requests it admitted."""
+
+    __slots__ = (
+        "admitted",
+        "attention",
+        "attention_growth",
+        "chunks",
+        "decodes",
+        "kv_tokens",
+        "new_tokens",
+        "open",
+        "preempted",
+        "steps",
+    )
+
+    def __init__(self) -> None:
+        self.steps = 1
+        self.decodes = 0
+        self.kv_tokens = 0
+        self.new_tokens = 0
+        self.attention = 0
+        self.attention_growth = 0
+        self.open = False  # an arrival could be admitted in the next step: budget and a seat are left
+        self.chunks: list[LiveRequest] = []
+        self.admitted: list[LiveRequest] = []
+        self.preempted: list[LiveRequest] = []
+
+
+class VllmScheduler:
+    """One replica's scheduler over a block pool.
+
+    ``visibility`` "scheduled": blocks are hit-able from the step that schedules them; "computed": from its end.
+
+    >>> from simcache.prompt import Segment
+    >>> scheduler = VllmScheduler(BlockPool(100, 16))
+    >>> scheduler.add(LiveRequest(Request(0.0, (Segment("doc", 100),), Segment("a", 3)), 0))
+    True
+    >>> scheduler.schedule().new_tokens
+    100
+    """
+
+    def __init__(
+        self,
+        pool: BlockPool,
+        *,
+        max_num_seqs: int = 128,
+        max_num_batched_tokens: int = 2048,
+        policy: Policy = "fcfs",
+        visibility: Literal["scheduled", "computed"] = "scheduled",
+        long_prefill_token_threshold: int = 0,
+        watermark: float = 0.0,
+    ) -> None:
+        self.pool = pool
+        self.block_tokens = pool.block_tokens
+        self.max_num_seqs = max_num_seqs
+        self.max_num_batched_tokens = max_num_batched_tokens
+        self.priority = policy == "priority"
+        self.at_schedule = visibility == "scheduled"
+        self.threshold = long_prefill_token_threshold
+        self.watermark_blocks = int(watermark * (pool.blocks + 1))
+        self.step = 0  # the next step to be executed
+        self.waiting: deque[LiveRequest] = deque()
+        self.running: dict[LiveRequest, None] = {}
+        self.prefills: list[LiveRequest] = []
+        self.decodes = 0
+        self._kv_base = 0  # sum over decodes of (computed - since): they read _kv_base + decodes*step tokens
+        self._phases = [0] * self.block_tokens  # how many decodes need a block at steps with step % block_tokens == index
+        self._finishes: list[tuple[int, int, LiveRequest]] = []
+        self._live_outputs: dict[Hashable, list[LiveRequest]] = {}
+        self._eager = 0
+        self._arrivals = 0
+        self._admissions = 0
+        self._plan: Plan | None = None
+
+    # -- who comes and goes ------------------------------------------------------------------------------------------------
+
+    def add(self, live: LiveRequest, namespace: Hashable = None) -> bool:
+        """Queue a request; False: it can never fit into the KV memory (rejected, not queued)."""
+        most = live.prompt_tokens + max(0, live.output_tokens - 1)
+        if -(-most // self.block_tokens) > self.pool.blocks:
+            live.state = GONE
+            return False
+        live.root = self.pool.root(namespace)
+        live.arrival = self._arrivals
+        self._arrivals += 1
+        if self.priority:
+            insort(self.waiting, live)
+        else:
+            self.waiting.append(live)
+        return True
+
+    def matters(self, live: LiveRequest) -> bool:
+        """Whether a request just added can change the plan under way at its next step boundary."""
+        plan = self._plan
+        if plan is None:
+            return False
+        return (plan.open and self.waiting[0] is live) or (self.threshold > 0 and bool(self.prefills))
+
+    def abort(self, live: LiveRequest) -> bool:
+        """Give a request up between two steps; what was computed stays hit-able. True: it can let others in."""
+        if live.state == GONE:
+            return False
+        if live.state == WAITING:
+            head = self.waiting[0] is live
+            self.waiting.remove(live)
+            live.state = GONE
+            return head
+        self._leave(live, self._computed(live))
+        live.state = GONE
+        return True
+
+    # -- one step ----------------------------------------------------------------------------------------------------------
+
+    def schedule(self) -> Plan:
+        """Decide step ``self.step``: take its blocks, admit, preempt; say for how many steps the batch stays the same."""
+        plan = self._plan = Plan()
+        budget = self.max_num_batched_tokens
+        capped = self.threshold > 0 and len(self.running) + len(self.waiting) > 1
+        prefills = self.prefills
+        budget_left = -1
+        if not self._eager and self.decodes <= budget:
+            if not prefills:
+                budget_left = self._run_decodes(plan, budget)
+            elif len(prefills) == 1 and next(reversed(self.running)) is prefills[0]:
+                budget_left = self._run_decodes_and_chunk(plan, budget, prefills[0], capped)
+        uniform = budget_left >= 0
+        if not uniform:
+            budget_left = self._run_one_by_one(plan, budget, capped)
+        if not plan.preempted and self.waiting:
+            budget_left = self._admit(plan, budget_left, capped)
+        plan.open = budget_left > 0 and len(self.running) < self.max_num_seqs
+        # One admission may be part of a lasting batch: a prompt that takes all the budget the decodes leave.
+        if uniform and not self._eager and len(plan.chunks) <= 1:
+            plan.steps = self._horizon(plan)
+        return plan
+
+    def _run_decodes(self, plan: Plan, budget: int) -> int:
+        """Every running request decodes one token; -1 when the blocks do not suffice."""
+        growth = self._phases[self.step % self.block_tokens]
+        if growth > self.pool.free:
+            return -1
+        if growth:
+            self.pool.take(growth)
+        plan.decodes = self.decodes
+        plan.kv_tokens = self._kv_base + self.decodes * self.step
+        return budget - self.decodes
+
+    def _run_decodes_and_chunk(self, plan: Plan, budget: int, live: LiveRequest, capped: bool) -> int:
+        count = live.target - live.computed
+        if capped and count > self.threshold:
+            count = self.threshold
+        count = min(count, budget - self.decodes)
+        need = self._phases[self.step % self.block_tokens] + -(-(live.computed + count) // self.block_tokens) - live.holding.blocks
+        if not count or need > self.pool.free:
+            return -1
+        budget = self._run_decodes(plan, budget)
+        self._chunk(plan, live, count)
+        return budget - count
+
+    def _run_one_by_one(self, plan: Plan, budget: int, capped: bool) -> int:
+        """The running loop as the engine has it: in order, preempting when a block is missing."""
+        pool, step, block_tokens = self.pool, self.step, self.block_tokens
+        order = list(self.running)
+        for live in order:
+            live.scheduled = 0
+            if live.state == DECODE:
+                live.holding.blocks = -(-self._computed(live) // block_tokens)
+        i = 0
+        while i < len(order) and budget > 0:
+            live = order[i]
+            computed = self._computed(live)
+            count = 1 if live.state == DECODE else live.target - computed
+            if capped and count > self.threshold:
+                count = self.threshold
+            count = min(count, budget)
+            need = -(-(computed + count) // block_tokens) - live.holding.blocks
+            while need > pool.free:
+                victim = max(order) if self.priority else order[-1]
+                place = order.index(victim)
+                if place < i:  # already scheduled in this step: its tokens go back to the budget
+                    budget += victim.scheduled
+                    i -= 1
+                order.pop(place)
+                self._preempt(plan, victim)
+                if victim is live:
+                    break
+            if live.state == WAITING:
+                if self.priority:
+                    continue  # the next one has moved to index i
+                break
+            if live.state == DECODE:
+                if need:
+                    pool.take(need)
+                    live.holding.blocks += need
+                if live.eager and self.at_schedule:
+                    pool.insert(live.holding, (computed + 1) // block_tokens)
+                live.scheduled = 1
+            else:
+                self._chunk(plan, live, count)
+            budget -= count
+            i += 1
+        plan.chunks = [live for live in plan.chunks if live.state == PREFILL]
+        plan.new_tokens = plan.attention = 0
+        for live in plan.chunks:
+            plan.new_tokens += live.scheduled
+            plan.attention += live.scheduled * (2 * live.computed + live.scheduled)
+        for live in order:
+            if live.state == DECODE and not live.scheduled:
+                self._stall(live)
+            elif live.state == DECODE:
+                plan.decodes += 1
+                plan.kv_tokens += live.computed + step - live.since
+        return budget
+
+    def _admit(self, plan: Plan, budget: int, capped: bool) -> int:
+        pool, waiting, running, block_tokens = self.pool, self.waiting, self.running, self.block_tokens
+        while waiting and budget > 0 and len(running) < self.max_num_seqs:
+            live = waiting[0]
+            target = live.target
+            content = live.content
+            if self._live_outputs and not self._live_outputs.keys().isdisjoint(content.keys):
+                self._meet(live)
+            match = pool.match(live.root, content, (target - 1) // block_tokens if pool.caching else 0)
+            need = -(-target // block_tokens) - match.blocks + match.evictable_blocks
+            if running:
+                need += self.watermark_blocks
+            if need > pool.free:
+                break
+            hit_tokens = match.blocks * block_tokens
+            count = target - hit_tokens
+            if capped and count > self.threshold:
+                count = self.threshold
+            if count > budget:
+                count = budget
+            waiting.popleft()
+            live.holding = holding = Holding(content, live.root, live.row)
+            pool.hold(holding, match, user=live.user)
+            live.computed = hit_tokens
+            live.state = PREFILL
+            live.order = self._admissions
+            self._admissions += 1
+            running[live] = None
+            sharers = self._live_outputs.setdefault(live.output_key, [])
+            if sharers or any(live.output_key in other.content.keys for other in self.prefills):
+                live.eager = True
+                self._eager += 1
+            sharers.append(live)
+            self.prefills.append(live)
+            if live.hit_tokens is None:
+                live.hit_tokens = hit_tokens
+                live.first_scheduled_step = self.step
+            else:
+                live.resume_hit_tokens.append(hit_tokens)
+            plan.admitted.append(live)
+            self._chunk(plan, live, count)
+            budget -= count
+        return budget
+
+    def _chunk(self, plan: Plan, live: LiveRequest, count: int) -> None:
+        """Schedule ``count`` prompt tokens of ``live`` in this step."""
+        end = live.computed + count
+        holding = live.holding
+        need = -(-end // self.block_tokens) - holding.blocks
+        if need > 0:
+            self.pool.take(need)
+            holding.blocks += need
+        if self.at_schedule:
+            self.pool.insert(holding, end // self.block_tokens)
+        live.scheduled = count
+        plan.chunks.append(live)
+        plan.new_tokens += count
+        plan.attention += count * (2 * live.computed + count)
+
+    def _horizon(self, plan: Plan) -> int:
+        """Steps, this one included, until a request finishes, a prompt is done, or the blocks run out."""
+        step = self.step
+        finishes = self._finishes
+        while finishes and finishes[0][2].finish_step != finishes[0][0]:
+            heapq.heappop(finishes)  # preempted, aborted or stalled since
+        steps = finishes[0][0] - step + 1 if finishes else 0
+        chunk = 0
+        if plan.chunks:
+            live = plan.chunks[0]
+            chunk = live.scheduled
+            rest = live.target - live.computed - chunk
+            # An equal chunk follows only if this one was cut by the budget; what the threshold cuts depends on who else is there.
+            if not rest or self.threshold:
+                return 1
+            more = 1 + (rest - 1) // chunk
+            steps = min(steps, more) if steps else more
+            plan.attention_growth = 2 * chunk * chunk
+        elif not steps:
+            return 1
+        free = self.pool.free
+        if steps > 1 and (steps // self.block_tokens + 1) * plan.decodes + -(-steps * chunk // self.block_tokens) + 1 > free:
+            low, high = 1, steps  # growth over steps 2..k is monotone in k: the largest k that fits
+            while low < high:
+                middle = (low + high + 1) // 2
+                if self._growth(plan, middle) <= free:
+                    low = middle
+                else:
+                    high = middle - 1
+            steps = low
+        return steps
+
+    def _growth(self, plan: Plan, steps: int) -> int:
+        """Blocks that steps 2..``steps`` of the plan take."""
+        first, block_tokens = self.step + 1, self.block_tokens
+        cycles, extra = divmod(steps - 1, block_tokens)
+        growth = cycles * plan.decodes
+        for i in range(first, first + extra):
+            growth += self._phases[i % block_tokens]
+        if plan.chunks:
+            live = plan.chunks[0]
+            growth += -(-(live.computed + live.scheduled * steps) // block_tokens) - live.holding.blocks
+        return growth
+
+    def advance(self, steps: int) -> tuple[list[LiveRequest], list[LiveRequest]]:
+        """Execute ``steps`` of the plan. Returns who got a first token and who finished at its end, in running order."""
+        plan = self._plan
+        assert plan is not None
+        assert 1 <= steps <= plan.steps
+        pool, block_tokens = self.pool, self.block_tokens
+        if steps > 1:
+            growth = self._growth(plan, steps)
+            if growth:
+                pool.take(growth)
+        last = self.step + steps - 1
+        self.step = last + 1
+        self._plan = None
+        first_tokens: list[LiveRequest] = []
+        finished: list[LiveRequest] = []
+        for live in plan.chunks:
+            live.computed += live.scheduled * steps
+            live.scheduled = 0
+            if steps > 1:
+                live.holding.blocks = -(-live.computed // block_tokens)
+            pool.insert(live.holding, live.computed // block_tokens)
+            if live.computed == live.prompt_tokens + live.sampled:
+                self.prefills.remove(live)
+                live.sampled += 1
+                if live.sampled == 1:
+                    live.first_token_step = last
+                    first_tokens.append(live)
+                rest = live.output_tokens - live.sampled
+                if rest > 0:
+                    self._start_decoding(live, last + 1, last + rest)
+                else:
+                    live.state = DONE
+                    live.finish_step = last
+                    finished.append(live)
+        if self._eager:
+            for live in self.running:
+                if live.eager and live.state == DECODE:
+                    pool.insert(live.holding, self._computed(live) // block_tokens)
+        finishes = self._finishes
+        while finishes and finishes[0][0] <= last:
+            due, _, live = heapq.heappop(finishes)
+            if live.finish_step == due and live.state == DECODE:
+                finished.append(live)
+        if len(finished) > 1:
+            finished.sort(key=_by_order)
+        for live in finished:
+            self._leave(live, live.prompt_tokens + max(0, live.output_tokens - 1))
+            live.state = GONE
+        return first_tokens, finished
+
+    # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _computed(self, live: LiveRequest) -> int:
+        return live.computed + self.step - live.since if live.state == DECODE else live.computed
+
+    def _start_decoding(self, live: LiveRequest, since: int, finish_step: int) -> None:
+        live.state = DECODE
+        live.since = since
+        live.finish_step = finish_step
+        self.decodes += 1
+        self._kv_base += live.computed - since
+        self._phases[(since - live.computed) % self.block_tokens] += 1
+        heapq.heappush(self._finishes, (finish_step, live.order, live))
+
+    def _stop_decoding(self, live: LiveRequest) -> None:
+        self.decodes -= 1
+        self._kv_base -= live.computed - live.since
+        self._phases[(live.since - live.computed) % self.block_tokens] -= 1
+
+    def _stall(self, live: LiveRequest) -> None:
+        """A decoding request that got no token of this step's budget: everything of it happens one step later."""
+        assert live.finish_step is not None
+        since, finish_step = live.since, live.finish_step
+        self._stop_decoding(live)
+        self._start_decoding(live, since + 1, finish_step + 1)
+
+    def _preempt(self, plan: Plan, live: LiveRequest) -> None:
+        computed = self._computed(live)
+        if live.state == DECODE:
+            live.sampled = computed - live.prompt_tokens + 1
+        hashed = computed + live.scheduled if self.at_schedule else computed
+        blocks = live.holding.blocks
+        self._leave(live, hashed, blocks)
+        live.state = WAITING
+        live.computed = live.scheduled = 0
+        live.preemptions += 1
+        live.finish_step = None
+        plan.preempted.append(live)
+        if self.priority:
+            insort(self.waiting, live)
+        else:
+            self.waiting.appendleft(live)
+
+    def _leave(self, live: LiveRequest, computed: int, blocks: int | None = None) -> None:
+        """Take ``live`` out of the running list; its blocks are freed, those of ``computed`` tokens with their keys."""
+        if live.state == PREFILL:
+            self.prefills.remove(live)
+        elif live.state == DECODE:
+            self._stop_decoding(live)
+        del self.running[live]
+        sharers = self._live_outputs[live.output_key]
+        if len(sharers) == 1:
+            del self._live_outputs[live.output_key]
+        else:
+            sharers.remove(live)
+        if live.eager:
+            live.eager = False
+            self._eager -= 1
+        holding = live.holding
+        self.pool.insert(holding, computed // self.block_tokens)
+        holding.blocks = -(-computed // self.block_tokens) if blocks is None else blocks
+        self.pool.release(holding)
+        live.holding = None
+
+    def _meet(self, live: LiveRequest) -> None:
+        """Bring every running request whose output ``live`` contains up to date, now and at every step from here on."""
+        for key in live.content.keys:
+            for other in self._live_outputs.get(key, ()):
+                if other.state == DECODE:
+                    computed = self._computed(other) + (1 if self.at_schedule else 0)
+                    self.pool.insert(other.holding, computed // self.block_tokens)
+                if not other.eager:
+                    other.eager = True
+                    self._eager += 1
+
+
+def _by_order(live: LiveRequest) -> int:
+    return live.order
