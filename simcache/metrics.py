@@ -10,6 +10,7 @@ Which requests count where:
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import numpy as np
@@ -205,6 +206,29 @@ def ttft_after_warm_s(records: Records) -> Floats:
     """
     chosen = answered(records)
     return _known(chosen.where(chosen["warm_row"] != NEVER).span_s("sent_at_ns", "first_token_at_ns"))
+
+
+def ttft_by_prompt_s(records: Records, edges_tokens: Sequence[int]) -> list[Floats]:
+    """``ttft_s`` sorted into bins of prompt length: bin i holds ``edges[i] <= prompt_tokens < edges[i + 1]``.
+
+    Raises InputError unless the edges grow and hold every answered request (the first one outside is named).
+
+    >>> from simcache.records import RecordsBuilder
+    >>> b = RecordsBuilder(); r = b.row(outcome="ok"); b.prompt_tokens[r], b.first_token_at_ns[r] = 500, 10**9
+    >>> [values.tolist() for values in ttft_by_prompt_s(b.freeze(), [0, 100, 1000])]
+    [[], [1.0]]
+    """
+    edges = np.asarray(edges_tokens)
+    if len(edges) < 2 or not (np.diff(edges) > 0).all():
+        raise InputError("edges_tokens", list(edges_tokens), "must be at least two growing numbers")
+    chosen = answered(records)
+    chosen = chosen.where(chosen["first_token_at_ns"] != NEVER)
+    lengths = chosen["prompt_tokens"]
+    outside = lengths[(lengths < edges[0]) | (lengths >= edges[-1])]
+    if len(outside):
+        raise InputError("prompt_tokens", int(outside[0]), f"must lie within the bins, {edges[0]} to {edges[-1]}", "Add an edge.")
+    bins = np.searchsorted(edges, lengths, side="right") - 1
+    return [chosen.ttft_s[bins == index] for index in range(len(edges) - 1)]
 
 
 class WarmUps(NamedTuple):

@@ -59,7 +59,7 @@ class Result:
 
     ``extrapolated``: a latency was asked for outside the profile's measured range. ``provenance``: where the latencies and
     prices come from. ``notes``: what was assumed on the way (ticks spread, a profile that is not measured, ...).
-    Two results are equal when everything but ``wall`` is.
+    Two results are equal when all but ``wall`` and ``bill`` is (the bill follows from records and tariff).
 
     >>> from simcache import TypingSessions, Scenario, Server, simulate
     >>> result = simulate(Scenario(workload=TypingSessions(users=2), backend=Server()), duration_s=60, seed=1)
@@ -70,7 +70,7 @@ class Result:
     scenario: Scenario
     seed: int
     records: Records
-    bill: Bill
+    bill: Bill = field(compare=False)
     wall: Wall = field(compare=False)
     extrapolated: bool = False
     provenance: str | Mapping[str, Any] = ""

@@ -1,0 +1,1 @@
+"""Figures: the only rooms that import matplotlib."""
