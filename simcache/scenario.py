@@ -50,7 +50,10 @@ class Server:
         if self.kv_tokens is not None:
             require_count("kv_tokens", self.kv_tokens)
             require(
-                self.kv_tokens >= self.block_tokens, "kv_tokens", self.kv_tokens, f"must hold one block of {self.block_tokens} tokens"
+                self.kv_tokens >= self.block_tokens,
+                "kv_tokens",
+                self.kv_tokens,
+                f"must hold one block of {self.block_tokens} tokens",
             )
 
 
@@ -75,6 +78,7 @@ class HostedApi:
     """A provider's API: its cache rules and prices (``provider``, ``model``, ``rules``), its latency (``profile``), its limits.
 
     ``rules`` names a preset of ``data/providers`` or a TOML path. ``jitter`` False switches the log-normal jitter off.
+    ``seconds_per_output_token`` None: the profile's own pace.
     Limits of the account: ``requests_per_minute``, ``input_tokens_per_minute``; None: no limit.
 
     >>> HostedApi(provider="anthropic", model="claude-sonnet-4-5", profile="openai-figure").jitter
@@ -88,6 +92,7 @@ class HostedApi:
     cache_ttl: Literal["5m", "1h"] = "5m"
     prefix_caching: bool = True
     jitter: bool = True
+    seconds_per_output_token: float | None = None
     requests_per_minute: float | None = None
     input_tokens_per_minute: float | None = None
     retry_after_s: float = 1.0
@@ -96,6 +101,8 @@ class HostedApi:
         for name in ("requests_per_minute", "input_tokens_per_minute"):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), above=0)
+        if self.seconds_per_output_token is not None:
+            require_number("seconds_per_output_token", self.seconds_per_output_token, at_least=0)
         require_number("retry_after_s", self.retry_after_s, above=0)
 
 
