@@ -12,8 +12,8 @@ _SHOWN = 60
 def shown(value: object) -> str:
     """The repr of ``value``, cut so that one bad field can never flood a terminal.
 
-    >>> shown("x" * 1000)[-13:]
-    'x... (1002 ch'
+    >>> shown("x" * 1000)[-22:]
+    'x... (1002 characters)'
     """
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**_SHOWN:
         return f"an integer of {value.bit_length()} bits"
@@ -38,26 +38,30 @@ class InputError(SimcacheError, ValueError):
         value: object,
         rule: str,
         way_out: str = "",
-        *,
         path: str | Path | None = None,
         line: int | None = None,
     ) -> None:
         self.name, self.value, self.rule, self.way_out, self.path, self.line = name, value, rule, way_out, path, line
-        where = "" if path is None else f"{path}: " if line is None else f"{path}:{line}: "
-        super().__init__(f"{where}{name}(={shown(value)}) {rule}." + (f" {way_out}" if way_out else ""))
+        # args must rebuild the error: SimPy does type(error)(*error.args) when a process fails, and so does pickle
+        super().__init__(name, value, rule, way_out, path, line)
+
+    def __str__(self) -> str:
+        where = "" if self.path is None else f"{self.path}: " if self.line is None else f"{self.path}:{self.line}: "
+        return f"{where}{self.name}(={shown(self.value)}) {self.rule}." + (f" {self.way_out}" if self.way_out else "")
 
 
 class UnknownNameError(InputError):
     """A name that is not on the list: says the near ones, or all of them when there are few."""
 
     def __init__(
-        self, name: str, value: object, known: Iterable[str], *, path: str | Path | None = None, line: int | None = None
+        self, name: str, value: object, known: Iterable[str], path: str | Path | None = None, line: int | None = None
     ) -> None:
         names = sorted(known)
         near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
         listed = ", ".join(names) if len(names) <= 24 else ", ".join(names[:24]) + f", ... ({len(names)} in all)"
         way_out = (f"Did you mean {' or '.join(map(repr, near))}? " if near else "") + f"Known: {listed}."
         super().__init__(name, value, "is not known", way_out, path=path, line=line)
+        self.args = (name, value, names, path, line)
 
 
 class DeadlockError(SimcacheError):
