@@ -1,0 +1,357 @@
+"""One person at the keyboard against a backend simple enough to compute by hand."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import simpy
+
+from simcache.engine.backend import Ticket, Watch
+from simcache.engine.client import Tally, start
+from simcache.engine.clock import TICKS_PER_S, instant, nanoseconds, seconds
+from simcache.errors import InputError
+from simcache.prompt import Prompt, Request, Segment, prompt_tokens, shared_prefix_tokens
+from simcache.records import NEVER, Records, RecordsBuilder
+from simcache.scenario import Scenario, Server
+from simcache.warming import NoWarming, WarmAfterPause, WarmEveryTokens, WarmingPolicy, WarmOnFirstKey, WarmOnOpen, WarmUp
+from simcache.workload.presets import TypingSessions
+from simcache.workload.sessions import Person, Turn
+from simcache.workload.typist import evenly
+
+
+class Linear:
+    """Unbounded: ``base_s``, 1 ms a prompt token that is not cached, 10 ms an output token; visible at the first token."""
+
+    def __init__(self, env: simpy.Environment, records: RecordsBuilder, base_s: float, rejects: str) -> None:
+        self.env, self.records, self.base_s, self.rejects = env, records, base_s, rejects
+        self.stored: list[Prompt] = []
+        self.sent: list[Ticket] = []
+
+    def estimate_ttft_s(self, request: Request, cached_tokens: int) -> float:
+        return self.base_s + (prompt_tokens(request.prompt) - cached_tokens) / 1e3
+
+    def expected_hit_tokens(self, request: Request) -> int:
+        hits = (shared_prefix_tokens(stored, request.prompt) for stored in self.stored)
+        return min(max(hits, default=0), prompt_tokens(request.prompt) - 1)
+
+    def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
+        row = self.records.row(request.session or "", request.user or "", request.kind)
+        submitted = self.env.now if submitted_at is None else submitted_at
+        self.records.submitted_at_ns[row] = nanoseconds(submitted)
+        self.records.sent_at_ns[row] = nanoseconds(self.env.now)
+        self.records.prompt_tokens[row] = prompt_tokens(request.prompt)
+        ticket = Ticket(request, row, submitted, watch)
+        self.sent.append(ticket)
+        if request.kind == self.rejects:
+            self._end(ticket, "rejected")
+            return ticket
+        ticket.hit_tokens = self.expected_hit_tokens(request)
+        self.records.hit_tokens[row] = ticket.hit_tokens
+        self.env.process(self._serve(ticket))
+        return ticket
+
+    def _serve(self, ticket: Ticket):
+        yield self.env.timeout(instant(self.estimate_ttft_s(ticket.request, ticket.hit_tokens)))
+        if ticket.outcome:
+            return
+        ticket.first_token_at = ticket.visible_at = self.env.now
+        self.stored.append(ticket.request.prompt)
+        self.records.first_token_at_ns[ticket.row] = nanoseconds(self.env.now)
+        for what in ("first_token", "visible"):
+            if ticket.watch:
+                ticket.watch(ticket, what)
+        for done in range(1, ticket.request.output.tokens + 1):
+            self.records.output_tokens[ticket.row] = done
+            if done < ticket.request.output.tokens:
+                yield self.env.timeout(TICKS_PER_S // 100)
+            if ticket.outcome:
+                return
+        self._end(ticket, "ok")
+
+    def _end(self, ticket: Ticket, outcome: str) -> None:
+        ticket.outcome, ticket.finished_at = outcome, self.env.now
+        self.records.outcome[ticket.row] = outcome
+        self.records.finished_at_ns[ticket.row] = nanoseconds(self.env.now)
+        if ticket.watch:
+            ticket.watch(ticket, "finished")
+
+    def cancel(self, ticket: Ticket) -> None:
+        if ticket.outcome is None:
+            ticket.cancelled_at = self.env.now
+            self.records.cancelled_at_ns[ticket.row] = nanoseconds(self.env.now)
+            self._end(ticket, "cancelled")
+
+
+DOCUMENT = Segment("document", 8_000)
+
+
+def person(*typings, arrives_at_s=0.0, shared=(DOCUMENT,), output_tokens=101, gap_s=60.0, **turn) -> Person:
+    turns = tuple(
+        Turn(session="s", index=i, typing=typing, shared=shared, output=Segment(f"a{i}", output_tokens), gap_s=gap_s, **turn)
+        for i, typing in enumerate(typings)
+    )
+    return Person(user="u", arrives_at_s=arrives_at_s, turns=turns, salt="x", organisation="o")
+
+
+def live(
+    somebody: Person, *, until_s: float = 1e6, base_s: float = 0.0, rejects: str = "", **scenario
+) -> tuple[Records, Linear, Tally]:
+    env, records, tally = Counting(), RecordsBuilder(), Tally()
+    backend = Linear(env, records, base_s, rejects)
+    asked = Scenario(workload=TypingSessions(users=1), backend=Server(), **scenario)
+    start(env, backend, somebody, asked, records, instant(until_s), tally)
+    env.run()
+    return records.freeze(), backend, tally
+
+
+def kinds(records: Records) -> list[tuple[str, str]]:
+    return list(zip(records["kind"].tolist(), records["outcome"].tolist(), strict=True))
+
+
+def test_a_cold_question_takes_the_whole_prompt_from_submit():
+    records, backend, _ = live(person(evenly(3.0, 20), arrives_at_s=7.0))
+    assert records.seconds("submitted_at_ns").tolist() == [10.0]
+    assert records.ttft_s.tolist() == [8.02]
+    assert records["warm_row"].tolist() == records["residual_warm_ns"].tolist() == [NEVER]
+    sent = backend.sent[0].request
+    assert (sent.salt, sent.organisation, sent.user, sent.session, sent.turn, sent.kind) == ("x", "o", "u", "s", 0, "user")
+    assert sent.shared_segments == 1
+    assert sent.prompt == (DOCUMENT, Segment("s/t0/draft0", 20))
+
+
+@pytest.mark.parametrize(
+    ("choice", "typing_s", "ttft_s", "sent_at_s", "hit_tokens", "residual_s"),
+    [
+        # the warm-up takes 8 s from 0 s on; a hit leaves 20 tokens = 0.02 s; cold is 8.02 s
+        ("wait", 3.0, 5.02, 8.0, 8_000, 5.0),
+        ("wait", 7.999, 0.021, 8.0, 8_000, 0.001),
+        ("wait", 9.0, 0.02, 9.0, 8_000, 0.0),
+        ("send", 3.0, 8.02, 3.0, 0, 5.0),
+        ("send", 9.0, 0.02, 9.0, 8_000, 0.0),
+        ("wait_if_shorter", 3.0, 5.02, 8.0, 8_000, 5.0),
+    ],
+)
+def test_three_choices_while_the_warm_up_is_unfinished(choice, typing_s, ttft_s, sent_at_s, hit_tokens, residual_s):
+    records, _, _ = live(person(evenly(typing_s, 20)), warming=WarmOnOpen(), on_unfinished_warm=choice)
+    assert kinds(records) == [("warm", "ok"), ("user", "ok")]
+    assert records.ttft_s[1] == pytest.approx(ttft_s, abs=1e-9)
+    assert records.seconds("sent_at_ns")[1] == sent_at_s
+    assert records["hit_tokens"][1] == hit_tokens
+    assert records["warm_row"].tolist() == [NEVER, 0]
+    assert records.seconds("residual_warm_ns")[1] == pytest.approx(residual_s, abs=1e-9)
+
+
+class DocumentThenDraft(WarmingPolicy):
+    """The document at open, and the draft as it stands at 9 s."""
+
+    def warm_ups(self, typing, prefix_tokens):
+        return [WarmUp(0.0), WarmUp(9.0, draft=True)]
+
+
+@pytest.mark.parametrize(
+    ("choice", "typing_s", "ttft_s", "residual_s", "hit_tokens"),
+    [
+        # each request has 0.1 s of its own. 398 of 400 tokens stand at 9 s: their warm-up takes 0.498 s, of which 0.448 s are left
+        ("wait", 9.05, 0.448 + 0.1 + 0.002, 0.448, 8_398),
+        ("send", 9.05, 0.1 + 0.4, 0.448, 8_000),
+        ("wait_if_shorter", 9.05, 0.1 + 0.4, 0.448, 8_000),
+        # 392 of them, 0.492 s, of which 0.292 s are left: now waiting is shorter
+        ("wait", 9.2, 0.292 + 0.1 + 0.008, 0.292, 8_392),
+        ("send", 9.2, 0.1 + 0.4, 0.292, 8_000),
+        ("wait_if_shorter", 9.2, 0.292 + 0.1 + 0.008, 0.292, 8_392),
+    ],
+)
+def test_wait_if_shorter_weighs_what_is_left_against_what_is_cached(choice, typing_s, ttft_s, residual_s, hit_tokens):
+    records, _, _ = live(person(evenly(typing_s, 400)), base_s=0.1, warming=DocumentThenDraft(), on_unfinished_warm=choice)
+    assert kinds(records) == [("warm", "ok"), ("warm", "ok"), ("user", "ok")]
+    assert records.ttft_s[2] == pytest.approx(ttft_s, abs=1e-9)
+    assert records.seconds("residual_warm_ns")[2] == pytest.approx(residual_s, abs=1e-9)
+    assert (records["hit_tokens"][2], records["warm_row"][2]) == (hit_tokens, 1)
+
+
+def test_a_warm_up_at_the_instant_of_submit_is_never_sent():
+    records, _, _ = live(person(evenly(0.0, 20)), warming=WarmOnFirstKey())
+    assert kinds(records) == [("user", "ok")]
+    assert records.ttft_s.tolist() == [8.02]
+
+
+def test_the_next_turn_comes_after_answer_and_reading_and_sends_what_was_said():
+    records, backend, tally = live(person(evenly(3.0, 20), evenly(2.0, 30), evenly(1.0, 10)))
+    # 8.02 s to the first token, 100 gaps of 10 ms, 60 s of reading, 2 s of typing; then 101 + 30 new tokens
+    assert records.seconds("submitted_at_ns").tolist() == pytest.approx([3.0, 3 + 8.02 + 1 + 62, 74.02 + 0.131 + 1 + 61], abs=1e-9)
+    assert backend.sent[2].request.prompt == (
+        DOCUMENT,
+        Segment("s/t0/draft0", 20),
+        Segment("a0", 101),
+        Segment("s/t1/draft0", 30),
+        Segment("a1", 101),
+        Segment("s/t2/draft0", 10),
+    )
+    assert backend.sent[2].request.shared_segments == 5
+    assert tally == Tally(opened_turns=3, unsent_turns=0)
+    assert records["turn"].tolist() == [0, 0, 0]  # the fake fills no turn; the request says it
+    assert [ticket.request.turn for ticket in backend.sent] == [0, 1, 2]
+
+
+def test_a_question_sent_at_once_waits_for_its_own_answer():
+    """Its warm-up becomes visible at 8 s, in the middle of it."""
+    somebody = person(evenly(3.0, 20), evenly(2.0, 30))
+    records, backend, _ = live(somebody, warming=WarmOnOpen(), on_unfinished_warm="send")
+    assert kinds(records) == [("warm", "ok"), ("user", "ok")] * 2
+    assert records.seconds("submitted_at_ns")[[1, 3]].tolist() == pytest.approx([3.0, 3 + 8.02 + 1 + 62], abs=1e-9)
+    assert backend.sent[3].request.prompt[:3] == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("a0", 101))
+
+
+def test_a_slow_backend_delays_the_next_question_and_nothing_else():
+    fast, _, _ = live(person(evenly(3.0, 20), evenly(2.0, 30)))
+    slow, _, _ = live(person(evenly(3.0, 20), evenly(2.0, 30)), base_s=5.0)
+    assert (slow.seconds("submitted_at_ns") - fast.seconds("submitted_at_ns")).tolist() == pytest.approx([0.0, 5.0])
+
+
+def test_the_answer_joins_only_if_it_is_told_to():
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), answer_joins=False))
+    assert backend.sent[1].request.prompt == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("s/t1/draft0", 30))
+
+
+def test_no_turn_opens_at_the_end_or_after_it():
+    somebody = person(evenly(3.0, 20), evenly(2.0, 30))
+    opens_at_s = 3 + 8.02 + 1 + 60
+    assert len(live(somebody, until_s=opens_at_s)[0]) == 1
+    assert len(live(somebody, until_s=opens_at_s + 1e-9)[0]) == 2
+    assert len(live(person(evenly(3.0, 20), arrives_at_s=50.0), until_s=50.0)[0]) == 0
+
+
+def test_an_unsent_draft_sends_nothing_cancels_its_warm_up_and_leaves_history_alone():
+    records, backend, tally = live(person(evenly(3.0, 20, share=0.5), evenly(2.0, 30)), warming=WarmOnOpen())
+    assert kinds(records) == [("warm", "cancelled"), ("warm", "ok"), ("user", "ok")]
+    assert records.seconds("cancelled_at_ns")[0] == 1.5
+    assert records.seconds("submitted_at_ns")[1:].tolist() == [61.5, 69.5 - 6.0]
+    assert backend.sent[2].request.prompt == (DOCUMENT, Segment("s/t1/draft0", 30))
+    assert tally == Tally(opened_turns=2, unsent_turns=1)
+
+
+def test_a_warm_up_of_an_unsent_draft_may_be_let_run():
+    records, _, _ = live(person(evenly(3.0, 20, share=0.5)), warming=WarmOnOpen(cancel_on_abandon=False))
+    assert kinds(records) == [("warm", "ok")]
+
+
+def test_a_growing_draft_supersedes_its_last_warm_up():
+    records, backend, _ = live(person(evenly(4.0, 40)), warming=WarmEveryTokens(tokens=15, warm_output_tokens=2, priority=3))
+    assert kinds(records) == [("warm", "cancelled"), ("warm", "ok"), ("user", "ok")]
+    # the 15th token is typed at 1.4 s, the 30th at 2.9 s
+    assert records.seconds("submitted_at_ns")[:2].tolist() == [1.4, 2.9]
+    assert records.seconds("cancelled_at_ns")[0] == 2.9
+    first, second, question = (ticket.request for ticket in backend.sent)
+    assert first.prompt == (DOCUMENT, Segment("s/t0/draft0", 15))
+    assert second.prompt == (DOCUMENT, Segment("s/t0/draft0", 30))
+    assert [request.shared_segments for request in (first, second, question)] == [1, 1, 1]
+    assert (second.output.tokens, second.priority, question.priority) == (2, 3, 0)
+    assert len({first.output.key, second.output.key, question.output.key}) == 3
+    assert records["hit_tokens"][2] == 8_030
+
+
+def test_what_is_warm_already_is_not_warmed_again():
+    records, _, _ = live(person(evenly(4.0, 40)), warming=WarmAfterPause(pause_s=0.05))
+    assert kinds(records) == [("warm", "ok"), ("user", "ok")]
+
+
+def test_nothing_to_warm_is_no_warm_up():
+    records, _, _ = live(person(evenly(4.0, 40), shared=()), warming=WarmOnOpen())
+    assert kinds(records) == [("user", "ok")]
+
+
+def test_a_rejected_warm_up_holds_nobody_back_and_is_tried_again():
+    records, _, _ = live(person(evenly(4.0, 4)), rejects="warm", warming=WarmAfterPause(pause_s=0.5))
+    assert kinds(records) == [*[("warm", "rejected")] * 4, ("user", "ok")]
+    assert records.seconds("sent_at_ns")[-1] == 4.0
+    assert records["warm_row"][-1] == records["residual_warm_ns"][-1] == NEVER
+
+
+def test_a_rejected_question_leaves_history_alone():
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30)), rejects="user")
+    assert backend.sent[1].request.prompt == (DOCUMENT, Segment("s/t1/draft0", 30))
+
+
+def test_the_stop_button_keeps_what_was_said_so_far():
+    records, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=8.525))
+    # the first token comes at 8.02 s, then one every 10 ms: 51 by 8.525 s
+    assert kinds(records) == [("user", "cancelled"), ("user", "ok")]
+    assert records.seconds("cancelled_at_ns")[0] == pytest.approx(11.525)
+    assert backend.sent[1].request.prompt[2] == Segment("a0", 51)
+    assert records.seconds("submitted_at_ns")[1] == pytest.approx(11.525 + 62)
+
+
+def test_a_stop_before_the_first_token_leaves_a_question_without_an_answer():
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=4.0))
+    assert backend.sent[1].request.prompt == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("s/t1/draft0", 30))
+
+
+def test_patience_of_an_answered_question_cancels_nothing_later():
+    records, _, _ = live(person(evenly(3.0, 20), evenly(60.0, 30), gap_s=0.0, stop_after_s=69.0))
+    assert kinds(records) == [("user", "ok")] * 2
+
+
+def test_a_closed_tab_ends_the_session():
+    records, _, tally = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=9.0, close_after_s=4.0))
+    assert kinds(records) == [("user", "cancelled")]
+    assert tally == Tally(opened_turns=1)
+    records, _, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=8.5, close_after_s=8.6))
+    assert kinds(records) == [("user", "cancelled"), ("user", "ok")]
+
+
+def test_a_question_given_up_while_it_was_held_back_leaves_a_record_and_is_never_sent():
+    records, backend, _ = live(person(evenly(3.0, 20), evenly(9.0, 30), stop_after_s=4.0), warming=WarmOnOpen())
+    assert kinds(records)[:2] == [("warm", "cancelled"), ("user", "abandoned")]
+    assert records.seconds("cancelled_at_ns")[:2].tolist() == [7.0, 7.0]
+    assert records.seconds("submitted_at_ns")[1] == 3.0
+    assert records["sent_at_ns"][1] == NEVER
+    assert (records["attempts"][1], records["warm_row"][1], records["residual_warm_ns"][1]) == (0, 0, NEVER)
+    assert [ticket.request.kind for ticket in backend.sent] == ["warm", "warm", "user"]
+    assert backend.sent[2].request.prompt == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("s/t1/draft0", 30))
+
+
+def test_a_stopped_question_takes_its_unfinished_warm_up_along():
+    records, _, _ = live(person(evenly(3.0, 20), stop_after_s=4.0), warming=WarmOnOpen(), on_unfinished_warm="send")
+    assert kinds(records) == [("warm", "cancelled"), ("user", "cancelled")]
+    assert records["residual_warm_ns"][1] == NEVER
+    kept, _, _ = live(
+        person(evenly(3.0, 20), stop_after_s=4.0), warming=WarmOnOpen(cancel_on_abandon=False), on_unfinished_warm="send"
+    )
+    assert kinds(kept) == [("warm", "ok"), ("user", "cancelled")]
+    assert kept.seconds("residual_warm_ns")[1] == 5.0
+
+
+def test_a_policy_that_warms_before_open_is_told_so():
+    class Early(WarmingPolicy):
+        def warm_ups(self, typing, prefix_tokens):
+            return [WarmUp(-1.0)]
+
+    with pytest.raises(InputError, match=r"Early.warm_ups at_s\(=-1.0\) must be at least 0"):
+        live(person(evenly(3.0, 20)), warming=Early())
+
+
+def test_closed_form_of_warming_for_random_contexts_and_typing_times():
+    rng = np.random.default_rng(5)
+    for context, typing_s in zip(rng.integers(1, 20_000, 50).tolist(), rng.uniform(0.001, 25, 50).tolist(), strict=True):
+        records, _, _ = live(person(evenly(typing_s, 20), shared=(Segment("d", context),)), base_s=0.3, warming=WarmOnFirstKey())
+        typed_s = seconds(instant(typing_s))
+        assert records.ttft_s[1] == pytest.approx(max(0.0, 0.3 + context / 1e3 - typed_s) + 0.3 + 0.02, abs=1e-9)
+
+
+class Counting(simpy.Environment):
+    steps = 0
+
+    def step(self) -> None:
+        self.steps += 1
+        super().step()
+
+
+@pytest.mark.parametrize(("warming", "requests", "events"), [(NoWarming(), 1, 2), (WarmOnOpen(), 2, 3)])
+def test_a_turn_costs_a_handful_of_events(warming, requests, events):
+    """The submit and the end of the answer, and one for a warm-up; the fake's own process takes three a request."""
+
+    def steps(turns: int) -> int:
+        somebody = person(*[evenly(3.0, 20)] * turns, output_tokens=1)
+        return live(somebody, warming=warming)[1].env.steps
+
+    assert (steps(21) - steps(1)) / 20 == events + 3 * requests
