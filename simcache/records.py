@@ -50,11 +50,21 @@ TEXT_COLUMNS: Final = {
 _DEFAULTS: Final = {
     **dict.fromkeys(INTEGER_COLUMNS, 0),
     **dict.fromkeys(
-        ("replica", "first_scheduled_at_ns", "first_token_at_ns", "finished_at_ns", "cancelled_at_ns", "warm_row", "residual_warm_ns"),
+        (
+            "replica",
+            "first_scheduled_at_ns",
+            "first_token_at_ns",
+            "finished_at_ns",
+            "cancelled_at_ns",
+            "warm_row",
+            "residual_warm_ns",
+        ),
         NEVER,
     ),
     "attempts": 1,
 }
+
+_ROWS_AT_A_TIME: Final = 512
 
 
 class RecordsBuilder:
@@ -64,13 +74,16 @@ class RecordsBuilder:
     [8]
     """
 
-    __slots__ = (*INTEGER_COLUMNS, *TEXT_COLUMNS, "_integers", "rows")
+    __slots__ = (*INTEGER_COLUMNS, *TEXT_COLUMNS, "_defaults", "_room", "rows")
 
     def __init__(self) -> None:
         self.rows = 0
-        self._integers = [(array("q"), _DEFAULTS[name]) for name in INTEGER_COLUMNS]
-        for name, (column, _) in zip(INTEGER_COLUMNS, self._integers, strict=True):
+        self._room = 0  # rows that the integer columns have room for
+        self._defaults = []
+        for name in INTEGER_COLUMNS:
+            column = array("q")
             setattr(self, name, column)
+            self._defaults.append((column, array("q", [_DEFAULTS[name]]) * _ROWS_AT_A_TIME))
         for name in TEXT_COLUMNS:
             setattr(self, name, [])
 
@@ -83,8 +96,10 @@ class RecordsBuilder:
         >>> RecordsBuilder().row()
         0
         """
-        for column, default in self._integers:
-            column.append(default)
+        if self.rows == self._room:
+            for column, defaults in self._defaults:
+                column.extend(defaults)
+            self._room += _ROWS_AT_A_TIME
         self.session.append(session)
         self.user.append(user)
         self.kind.append(kind)
@@ -98,7 +113,7 @@ class RecordsBuilder:
         >>> len(RecordsBuilder().freeze())
         0
         """
-        integers = {name: np.array(getattr(self, name), dtype=np.int64) for name in INTEGER_COLUMNS}
+        integers = {name: np.array(getattr(self, name)[: self.rows], dtype=np.int64) for name in INTEGER_COLUMNS}
         texts = {name: np.array(getattr(self, name), dtype=object) for name in TEXT_COLUMNS}
         return Records({**texts, **integers})
 

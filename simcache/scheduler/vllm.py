@@ -104,8 +104,11 @@ class LiveRequest:
 
 
 class Plan:
-    """``steps`` equal engine steps. In step i (from 0): ``decodes`` decodes that read ``kv_tokens + i*decodes`` tokens beside chunks
-    of ``new_tokens`` tokens in all with sum n*(2c+n) = ``attention + i*attention_growth``. ``admitted``: requests it admitted."""
+    """``steps`` equal engine steps.
+
+    In step i (from 0) ``decodes`` decodes read ``kv_tokens + i*decodes`` tokens, beside ``chunks`` of ``new_tokens`` tokens in all
+    with sum n*(2c + n) = ``attention + i*attention_growth`` (n new tokens after c present ones).
+    """
 
     __slots__ = (
         "admitted",
@@ -382,7 +385,7 @@ class VllmScheduler:
         """Steps, this one included, until a request finishes, a prompt is done, or the blocks run out."""
         step = self.step
         finishes = self._finishes
-        while finishes and finishes[0][2].finish_step != finishes[0][0]:
+        while finishes and (finishes[0][2].state != DECODE or finishes[0][2].finish_step != finishes[0][0]):
             heapq.heappop(finishes)  # preempted, aborted or stalled since
         steps = finishes[0][0] - step + 1 if finishes else 0
         chunk = 0
@@ -471,6 +474,12 @@ class VllmScheduler:
             self._leave(live, live.prompt_tokens + max(0, live.output_tokens - 1))
             live.state = GONE
         return first_tokens, finished
+
+    def generated_tokens(self, live: LiveRequest) -> int:
+        """Output tokens sampled so far."""
+        if live.state == DECODE:
+            return self._computed(live) - live.prompt_tokens + 1
+        return live.output_tokens if live.state == GONE else live.sampled
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 

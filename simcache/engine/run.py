@@ -1,0 +1,219 @@
+"""Build the world a scenario describes, run its clock, and hand out what happened."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from itertools import islice
+from time import perf_counter
+from typing import Any, Final
+
+import simpy
+from simpy.core import EmptySchedule
+from simpy.events import Event
+
+from ..cache.rules import load_rules, rules_of
+from ..errors import DeadlockError, InputError, require_count, require_number
+from ..latency import HostedProfile, ServerProfile, load_profile
+from ..pricing import Bill, api_tariff, bill, gpu_tariff
+from ..prompt import Request
+from ..records import NEVER, Records, RecordsBuilder
+from ..result import Result, Wall
+from ..scenario import Cluster, HostedApi, Scenario
+from ..workload import ClosedLoop
+from . import client, cluster, hosted
+from .backend import Backend
+from .clock import instant, seconds
+
+DURATION_S: Final = 3600.0
+"""How long people arrive when neither the scenario nor the caller says."""
+_CHUNK: Final = 1024  # requests read from a trace at a time, so that reading can be timed apart from simulating
+_EVENTS_PER_REPORT: Final = 4096
+
+
+def simulate(
+    scenario: Scenario,
+    *,
+    duration_s: float | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Result:
+    """Run ``scenario`` once and return its records, bill and provenance.
+
+    New turns start before ``duration_s`` (default: the scenario's, else one hour; a trace runs to its end unless told); what
+    has been submitted runs to its end. Equal arguments give equal results. ``progress`` is called with the share of simulated
+    time that has passed, where the end is known. Raises InputError before the clock starts, DeadlockError when nothing can go on.
+
+    >>> from simcache import Scenario, Server, TypingSessions
+    >>> result = simulate(Scenario(workload=TypingSessions(users=2), backend=Server()), duration_s=60, seed=1)
+    >>> bool((result.records.outcome == "ok").all())
+    True
+    """
+    require_count("seed", seed, at_least=0)
+    if duration_s is None:
+        duration_s = scenario.duration_s
+    else:
+        require_number("duration_s", duration_s, above=0)
+    records = RecordsBuilder()
+    env = simpy.Environment(initial_time=0)
+    profile = _profile(scenario)
+    backend: Backend
+    if isinstance(scenario.backend, HostedApi):
+        backend = hosted.build(env, scenario.backend, records, seed)
+    else:
+        assert isinstance(profile, ServerProfile)
+        backend = cluster.build(env, scenario.backend, profile, records)
+
+    workload = scenario.workload
+    feeder: _Feeder | None = None
+    until: int | None
+    if isinstance(workload, ClosedLoop):
+        if duration_s is None:
+            duration_s = DURATION_S
+        until = instant(duration_s)
+        for person in workload.people(seed, duration_s):
+            client.start(env, backend, person, scenario, records, until)
+    else:
+        until = None if duration_s is None else instant(duration_s)
+        feeder = _Feeder(env, backend, workload.requests(seed), until)
+
+    started = perf_counter()
+    events = _run_clock(env, until, progress)
+    simulate_s = perf_counter() - started - (feeder.reading_s if feeder else 0.0)
+    if isinstance(backend, cluster.ReplicaCluster):
+        stuck = {replica.index: replica.waiting_rows() for replica in backend.replicas if replica.waiting_rows()}
+        if stuck:
+            raise DeadlockError(f"the clock has no more events, but requests wait (replica: rows) {stuck}")
+
+    frozen = records.freeze()
+    ended_at_s = max(seconds(env.now), duration_s or 0.0)
+    notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]
+    account, price_source, price_notes = _bill(scenario, profile, frozen, ended_at_s)
+    extrapolated = _extrapolated(profile, frozen)
+    if extrapolated:
+        notes.append(f"some latencies were extrapolated beyond the measured range of profile {profile.name!r}")
+    return Result(
+        scenario=scenario,
+        seed=seed,
+        records=frozen,
+        bill=account,
+        wall=Wall(simulate_s=simulate_s, events=events, requests=len(frozen)),
+        extrapolated=extrapolated,
+        provenance={
+            "latency": f"{profile.name}: {profile.provenance} ({profile.source}, {profile.date})",
+            "prices": price_source,
+        },
+        notes=tuple(dict.fromkeys([*notes, *price_notes])),
+    )
+
+
+class _Feeder:
+    """Sends an open-loop workload: one pending event at a time, however long the trace."""
+
+    def __init__(self, env: simpy.Environment, backend: Backend, requests: Iterator[Request], until: int | None) -> None:
+        self.reading_s = 0.0
+        self._env = env
+        self._serve = backend.serve
+        self._requests = requests
+        self._until = until
+        self._chunk: list[Request] = []
+        self._next = 0
+        self._schedule()
+
+    def _peek(self) -> Request | None:
+        if self._next == len(self._chunk):
+            started = perf_counter()
+            self._chunk = list(islice(self._requests, _CHUNK))
+            self.reading_s += perf_counter() - started
+            self._next = 0
+            if not self._chunk:
+                return None
+        return self._chunk[self._next]
+
+    def _schedule(self) -> None:
+        request = self._peek()
+        if request is None:
+            return
+        at = instant(request.arrived_at_s)
+        if self._until is not None and at >= self._until:
+            return
+        if at < self._env.now:
+            raise InputError("arrived_at_s", request.arrived_at_s, "must not be earlier than the request before it (or 0)")
+        event = Event(self._env)
+        event._ok = True
+        event._value = None
+        assert event.callbacks is not None
+        event.callbacks.append(self._send)
+        self._env.schedule(event, delay=at - self._env.now)
+
+    def _send(self, event: Event) -> None:
+        now, serve = self._env.now, self._serve
+        request = self._peek()
+        while request is not None and instant(request.arrived_at_s) == now:
+            serve(request)
+            self._next += 1
+            request = self._peek()
+        self._schedule()
+
+
+def _run_clock(env: simpy.Environment, until: int | None, progress: Callable[[float], None] | None) -> int:
+    """Run to the last event; how many there were."""
+    step = env.step
+    events = 0
+    try:
+        while True:
+            for _ in range(_EVENTS_PER_REPORT):
+                step()
+                events += 1
+            if progress is not None and until:
+                progress(min(1.0, env.now / until))
+    except EmptySchedule:
+        if progress is not None:
+            progress(1.0)
+        return events
+
+
+def _profile(scenario: Scenario) -> ServerProfile | HostedProfile:
+    backend = scenario.backend
+    profile = load_profile(backend.profile) if isinstance(backend.profile, str) else backend.profile
+    wanted: Any = HostedProfile if isinstance(backend, HostedApi) else ServerProfile
+    if not isinstance(profile, wanted):
+        raise InputError(
+            "backend.profile",
+            profile.name,
+            f"is a {type(profile).__name__}, but {type(backend).__name__} needs a {wanted.__name__}",
+        )
+    return profile
+
+
+def _profile_notes(profile: ServerProfile | HostedProfile) -> list[str]:
+    if profile.provenance == "measured":
+        return []
+    return [f"profile {profile.name!r} is not measured on your system: {profile.provenance}, {profile.source}"]
+
+
+def _bill(
+    scenario: Scenario, profile: ServerProfile | HostedProfile, records: Records, ended_at_s: float
+) -> tuple[Bill | None, str, list[str]]:
+    backend = scenario.backend
+    if isinstance(backend, HostedApi):
+        rules = load_rules(backend.rules) if backend.rules else rules_of(backend.provider)
+        tariff = api_tariff(backend.provider, backend.model, bills_cancelled=rules.bills_cancelled)
+        return bill(records, tariff), f"{tariff.source} ({tariff.as_of})", rules.notes(backend.model)
+    assert isinstance(profile, ServerProfile)
+    if not profile.gpu and backend.gpu_usd_per_hour is None:
+        note = f"no dollars: profile {profile.name!r} names no GPU; gpu_usd_per_hour sets a price"
+        return None, "none", [note]
+    tariff = gpu_tariff(profile.gpu, profile.gpus, backend.gpu_usd_per_hour)
+    replicas = backend.replicas if isinstance(backend, Cluster) else 1
+    return bill(records, tariff, replicas=replicas, duration_s=ended_at_s), f"{tariff.source} ({tariff.as_of})", []
+
+
+def _extrapolated(profile: ServerProfile | HostedProfile, records: Records) -> bool:
+    computed = records["first_scheduled_at_ns"] != NEVER
+    if not computed.any():
+        return False
+    hit = records["hit_tokens"][computed]
+    new = records["prompt_tokens"][computed] - hit
+    corners = {(int(new.max()), int(hit[new.argmax()])), (int(new[hit.argmax()]), int(hit.max()))}
+    corners.add((int(new[(new + hit).argmax()]), int(hit[(new + hit).argmax()])))
+    return any(profile.extrapolates(max(1, n), c) for n, c in sorted(corners))

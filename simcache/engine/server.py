@@ -1,0 +1,228 @@
+"""One replica: the SimPy loop around a pure scheduler. It sleeps through whole plans and wakes when something can change."""
+
+from __future__ import annotations
+
+from typing import Any, Final
+
+import simpy
+from simpy.events import Event
+
+from ..errors import DeadlockError
+from ..latency import ServerProfile
+from ..prompt import Request
+from ..records import RecordsBuilder
+from ..scheduler.vllm import WAITING, LiveRequest, VllmScheduler
+from .backend import Ticket, Watch
+from .clock import TICKS_PER_NS, nanoseconds
+from .step_cost import StepCost
+
+BOUNDARY: Final = 2
+"""SimPy priority of step boundaries: after everything else at the same instant, so that arrivals at a boundary join its batch."""
+
+
+class ServerTicket(Ticket):
+    """A ticket that knows where it is being served."""
+
+    __slots__ = ("live", "server")
+
+    live: LiveRequest
+    server: ReplicaServer
+
+
+class ReplicaServer:
+    """One engine with its own KV memory, alive inside one run."""
+
+    def __init__(
+        self,
+        env: simpy.Environment,
+        scheduler: VllmScheduler,
+        profile: ServerProfile,
+        records: RecordsBuilder,
+        *,
+        index: int = 0,
+        jump: bool = True,
+    ) -> None:
+        self.env = env
+        self.scheduler = scheduler
+        self.profile = profile
+        self.records = records
+        self.index = index
+        self.jump = jump
+        self.outstanding = 0
+        self._cost = StepCost(profile.coefficients)
+        self._event: Event | None = None  # the step boundary under way; any other event that fires is stale
+        self._started = 0
+        self._steps = 0
+        self._plan: Any = None
+        self._cancelled: list[LiveRequest] = []
+
+    # -- the protocol ------------------------------------------------------------------------------------------------------
+
+    def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
+        """Queue ``request`` now."""
+        records, now = self.records, self.env.now
+        row = records.row(request.session or "", request.user or "", request.kind)
+        ticket = ServerTicket(request, row, now if submitted_at is None else submitted_at, watch)
+        live = ticket.live = LiveRequest(request, row, ticket)
+        ticket.server = self
+        block_tokens = self.scheduler.block_tokens
+        prompt_tokens = 0
+        for segment in request.prompt:
+            prompt_tokens += segment[1]
+        records.turn[row] = request.turn
+        records.priority[row] = request.priority
+        records.replica[row] = self.index
+        records.submitted_at_ns[row] = ticket.submitted_at // TICKS_PER_NS
+        records.sent_at_ns[row] = now // TICKS_PER_NS
+        records.prompt_tokens[row] = prompt_tokens
+        records.prompt_blocks[row] = -(-prompt_tokens // block_tokens)
+        live.waiting_since = now
+        if not self.scheduler.add(live, (request.organisation, request.salt)):
+            self._end(live, "rejected")
+            return ticket
+        self.outstanding += 1
+        if self._event is None:
+            self._event = self._schedule_boundary(0)
+        elif self.scheduler.matters(live):
+            self._cut()
+        return ticket
+
+    def cancel(self, ticket: Ticket) -> None:
+        """Give the request up: out of the queue at once, out of a running batch at the next step boundary."""
+        assert isinstance(ticket, ServerTicket)
+        if ticket.outcome is not None:
+            return
+        live, now = ticket.live, self.env.now
+        ticket.cancelled_at = now
+        self.records.cancelled_at_ns[ticket.row] = nanoseconds(now)
+        if live.state == WAITING:
+            if self.scheduler.abort(live) and self._plan is not None:
+                self._cut()
+        else:
+            self._cancelled.append(live)
+            if self._plan is not None:
+                self._cut()
+        self._end(live, "cancelled")
+
+    def estimate_ttft_s(self, request: Request, cached_tokens: int) -> float:
+        """Prefill of what is not cached, on an idle replica."""
+        prompt_tokens = sum(segment.tokens for segment in request.prompt)
+        return float(self.profile.prefill_s(max(1, prompt_tokens - cached_tokens), cached_tokens))
+
+    def expected_hit_tokens(self, request: Request) -> int:
+        """Hit tokens if admitted now; output that is still being generated is not counted."""
+        live = LiveRequest(request, -1)
+        pool = self.scheduler.pool
+        if not pool.caching:
+            return 0
+        root = pool.root((request.organisation, request.salt))
+        return pool.match(root, live.content, (live.prompt_tokens - 1) // pool.block_tokens).blocks * pool.block_tokens
+
+    def waiting_rows(self) -> list[int]:
+        """Rows of the requests that are queued: what a run that cannot end is stuck with."""
+        return [live.row for live in self.scheduler.waiting]
+
+    # -- the loop ----------------------------------------------------------------------------------------------------------
+
+    def _schedule_boundary(self, delay: int) -> Event:
+        event = Event(self.env)
+        event._ok = True
+        event._value = None
+        assert event.callbacks is not None
+        event.callbacks.append(self._on_boundary)
+        self.env.schedule(event, BOUNDARY, delay)  # type: ignore[arg-type]  # an int below SimPy's two named priorities
+        return event
+
+    def _cut(self) -> None:
+        """End the plan under way at its next step boundary."""
+        elapsed = self.env.now - self._started
+        steps = self._cost.steps_until(self._plan, elapsed, self._steps)
+        if steps < self._steps:
+            self._steps = steps
+            self._event = self._schedule_boundary(self._cost.span(self._plan, steps) - elapsed)
+
+    def _on_boundary(self, event: Event) -> None:
+        if event is not self._event:
+            return
+        scheduler = self.scheduler
+        if self._plan is not None:
+            now = self.env.now
+            first_tokens, finished = scheduler.advance(self._steps)
+            self._plan = None
+            if first_tokens:
+                first_token_at_ns = self.records.first_token_at_ns
+                instant_ns = nanoseconds(now)
+                for live in first_tokens:
+                    ticket = live.ticket
+                    ticket.first_token_at = now
+                    if ticket.outcome is None:
+                        first_token_at_ns[live.row] = instant_ns
+                    if ticket.visible_at is None:
+                        ticket.visible_at = now
+                        self._tell(ticket, "visible")
+                    self._tell(ticket, "first_token")
+            for live in finished:
+                self._end(live, "ok")
+        if self._cancelled:
+            for live in sorted(self._cancelled, key=lambda live: live.row):
+                generated = scheduler.generated_tokens(live)
+                self.records.output_tokens[live.row] = generated
+                scheduler.abort(live)
+            self._cancelled.clear()
+        if scheduler.running or scheduler.waiting:
+            self._start()
+        else:
+            self._event = None
+
+    def _start(self) -> None:
+        scheduler, now = self.scheduler, self.env.now
+        if scheduler.pool.ttl is not None:
+            scheduler.pool.expire(now)
+        plan = scheduler.schedule()
+        if not plan.decodes and not plan.chunks and not plan.preempted:
+            raise DeadlockError(
+                f"replica {self.index} runs nothing and cannot admit request {scheduler.waiting[0].row}: "
+                f"{scheduler.pool.free} of {scheduler.pool.blocks} blocks are free"
+            )
+        self._plan = plan
+        self._started = now
+        self._steps = plan.steps if self.jump else 1
+        self._event = self._schedule_boundary(self._cost.span(plan, self._steps))
+        records = self.records
+        for live in plan.admitted:
+            row = live.row
+            if live.sampled == 0:
+                records.queue_ns[row] += (now - live.waiting_since) // TICKS_PER_NS
+                if not live.preemptions:
+                    records.first_scheduled_at_ns[row] = nanoseconds(now)
+                    assert live.hit_tokens is not None
+                    live.ticket.hit_tokens = live.hit_tokens
+                    records.hit_tokens[row] = live.hit_tokens
+                    records.hit_blocks[row] = live.hit_tokens // scheduler.block_tokens
+        for live in plan.preempted:
+            live.waiting_since = now
+        if scheduler.at_schedule:
+            for live in plan.chunks:
+                if live.sampled == 0 and live.computed + live.scheduled == live.prompt_tokens:
+                    live.ticket.visible_at = now
+                    self._tell(live.ticket, "visible")
+
+    def _tell(self, ticket: Ticket, what: str) -> None:
+        if ticket.watch is not None and ticket.outcome is None:
+            ticket.watch(ticket, what)
+
+    def _end(self, live: LiveRequest, outcome: str) -> None:
+        """Close the record; the first outcome stands."""
+        ticket, row, records = live.ticket, live.row, self.records
+        if ticket.outcome is not None:
+            return
+        ticket.outcome = records.outcome[row] = outcome
+        records.preemptions[row] = live.preemptions
+        if outcome != "rejected":
+            self.outstanding -= 1
+        if outcome == "ok":
+            ticket.finished_at = self.env.now
+            records.finished_at_ns[row] = nanoseconds(self.env.now)
+            records.output_tokens[row] = live.output_tokens
+        if ticket.watch is not None:
+            ticket.watch(ticket, "finished")
