@@ -165,8 +165,13 @@ class FitRecord:
     decode_mape: float | None = None
 
     def __post_init__(self) -> None:
-        require_count("fit.n", self.n)
-        require_number("fit.mape", self.mape, at_least=0)
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if field.name in ("n", "decode_n"):
+                if value is not None or field.name == "n":
+                    require_count(f"fit.{field.name}", value)
+            elif field.name != "command" and (value is not None or field.name == "mape"):
+                require_number(f"fit.{field.name}", value, at_least=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -187,7 +192,12 @@ class _Profile:
             raise UnknownNameError("provenance", self.provenance, PROVENANCES)
 
     def extrapolates(self, new_tokens: float, cached_tokens: float = 0) -> bool:
-        """Whether a request lies outside the measured range (new, that is uncached, tokens; cached ones; their sum)."""
+        """Whether a request lies outside the measured range: its new (uncached) tokens, its cached tokens, or their sum.
+
+        >>> r = MeasuredRange(new_tokens=(64, 4096), cached_tokens=(0, 4032), total_tokens=(64, 4096))
+        >>> ServerProfile(name="toy", coefficients=Coefficients(), range=r).extrapolates(4096, 64)
+        True
+        """
         return self.range is not None and not self.range.holds(
             new_tokens=new_tokens, cached_tokens=cached_tokens, total_tokens=new_tokens + cached_tokens
         )
@@ -292,7 +302,11 @@ class HostedProfile(_Profile):
     @overload
     def ttft_s(self, uncached_tokens: float, cached_tokens: Tokens) -> Floats: ...
     def ttft_s(self, uncached_tokens: Tokens | float, cached_tokens: Tokens | float) -> Floats | float:
-        """Seconds from sending to the first token, before jitter. Numbers give a float, arrays an array."""
+        """Seconds from sending to the first token, before jitter. Numbers give a float, arrays an array.
+
+        >>> HostedProfile(name="a", base_s=1, per_token_s=0.5, per_cached_token_s=0, seconds_per_output_token=0).ttft_s(2, 9)
+        2.0
+        """
         read_s = -_larger(-self.hit_s - self.per_cached_token_s * cached_tokens, -self.per_token_s * cached_tokens)
         ttft_s: Floats | float = self.base_s + self.per_token_s * uncached_tokens + read_s
         return ttft_s

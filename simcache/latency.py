@@ -65,6 +65,8 @@ class LatencyModel:
 
     def __init__(self) -> None:
         self.form_: Form | None = None
+        self.decode_mape_: float | None = None
+        self.decode_n_: int | None = None
 
     def fit(
         self,
@@ -277,8 +279,7 @@ class LatencyModel:
 
     def _forget_decode(self) -> None:
         self.per_decode_s_ = self.per_kv_token_s_ = 0.0
-        self.decode_mape_: float | None = None
-        self.decode_n_: int | None = None
+        self.decode_mape_ = self.decode_n_ = None
 
     def _require_fit(self, name: str) -> None:
         if self.form_ is None:
@@ -361,8 +362,8 @@ def _floor(computed: Floats, y: Floats) -> tuple[float, float | None]:
         loss = float(((np.maximum(floor, computed) * w - 1) ** 2).sum())
         if loss < best_loss:
             best, best_loss, active = floor, loss, int((computed < floor).sum())
-    if not active:
-        return 0.0, None
+    if active < 2:  # one row fixes a floor but says nothing about its error
+        return best, None
     return best, best_loss / max(len(w) - 1, 1) / float((w[:active] ** 2).sum())
 
 

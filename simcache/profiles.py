@@ -13,10 +13,11 @@ from typing import Any, Final
 import numpy as np
 
 from .coefficients import Coefficients, Covariance, FitRecord, HostedProfile, MeasuredRange, ServerProfile
-from .errors import InputError, UnknownNameError, require_count
+from .errors import InputError, UnknownNameError, require_number
 
 SCHEMA_VERSION: Final = 1
 _FOLDER: Final = Path(__file__).parent / "data" / "profiles"
+_LARGEST: Final = 1e9  # seconds: beyond any latency, and far from where sums of floats overflow
 _UNITS: Final = ("ns", "us", "ms", "s", "min", "h")
 _KINDS: Final[dict[str, type[ServerProfile] | type[HostedProfile]]] = {"server": ServerProfile, "hosted": HostedProfile}
 _HOSTED_NUMBERS: Final = ("base_s", "per_token_s", "per_cached_token_s", "hit_s", "jitter_sigma", "seconds_per_output_token")
@@ -97,14 +98,15 @@ class _Table:
         value = self.take(key, default)
         if value is default:
             return value
-        if isinstance(value, bool) or not isinstance(value, (int, float)):
-            raise InputError(self.prefix + key, value, "must be a number")
+        require_number(self.prefix + key, value)
+        if abs(value) > _LARGEST:
+            raise InputError(self.prefix + key, value, f"must be at most {_LARGEST:g}")
         return float(value)
 
     def end(self) -> None:
+        for known in self.known:
+            self._refuse_other_units(known)
         for key in self.left:
-            for known in self.known:
-                self._refuse_other_units(known)
             raise UnknownNameError(f"{self.prefix}key", key, self.known)
 
     def _refuse_other_units(self, key: str) -> None:
@@ -121,12 +123,10 @@ def _read(path: Path) -> ServerProfile | HostedProfile:
             table = tomllib.load(file)
     except OSError as error:
         raise InputError("profile", str(path), f"cannot be read: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, an integer of too many digits, nested too deeply
         raise InputError("profile", path.name, f"is not TOML: {error}", path=path) from error
     try:
         return _profile(_Table(table))
-    except UnknownNameError as error:
-        raise InputError(error.name, error.value, error.rule, error.way_out, path=path) from error
     except InputError as error:
         raise InputError(error.name, error.value, error.rule, error.way_out, path=path) from error
 
@@ -138,7 +138,7 @@ def _profile(top: _Table) -> ServerProfile | HostedProfile:
             "schema_version", version, f"must be {SCHEMA_VERSION}", "This release reads no other version of the format."
         )
     kind = top.take("kind")
-    if kind not in _KINDS:
+    if not isinstance(kind, str) or kind not in _KINDS:
         raise UnknownNameError("kind", kind, _KINDS)
     values: dict[str, Any] = {}
     for field in fields(_KINDS[kind]):
@@ -177,12 +177,16 @@ def _covariance(top: _Table, coefficients: Iterable[str]) -> Covariance | None:
     d = np.array([errors.number(name) for name in names])
     errors.known = list(coefficients)
     errors.end()
+    if (d < 0).any():
+        raise InputError("stderr", d.tolist(), "must be at least 0")
     try:
         unit = np.array(correlation, dtype=np.float64)
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         raise InputError("correlation", correlation, "must be rows of numbers") from None
     if unit.shape != (len(names), len(names)):
         raise InputError("correlation", correlation, f"must have {len(names)} rows and columns, one per key of [stderr]")
+    if not (np.abs(unit) <= 1 + 1e-9).all() or not np.allclose(np.diag(unit), 1):
+        raise InputError("correlation", correlation, "must lie in -1..1 and be 1 on the diagonal")
     return Covariance(names=names, matrix=tuple(map(tuple, (unit * np.outer(d, d)).tolist())))
 
 
@@ -205,9 +209,6 @@ def _fit(table: _Table) -> FitRecord:
             raise InputError(table.prefix + field.name, value, "must be a text in quotes")
         values[field.name] = value
     table.end()
-    for name in ("n", "decode_n"):
-        if values[name] is not None:
-            require_count(table.prefix + name, values[name])
     return FitRecord(**values)
 
 
@@ -243,7 +244,7 @@ def _written(profile: ServerProfile | HostedProfile) -> Iterator[str]:
 
 def _lines(values: Mapping[str, Any]) -> Iterator[str]:
     for key, value in values.items():
-        if value is not None:
+        if value is not None and value != ():
             yield f"{key} = {_toml(value)}"
 
 
