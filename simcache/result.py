@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import tempfile
+import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -101,8 +102,7 @@ class Result:
         """Write ``records.parquet``, ``records.csv``, ``scenario.toml`` and ``summary.json`` into ``folder``; return it.
 
         All four are finished beside the folder before the first is moved in, so that an error or a full disk leaves what
-        was there. A scenario that has no file form (a policy of the user's own) leaves out ``scenario.toml``.
-        Raises InputError when the folder cannot be written.
+        was there. Raises InputError when the folder cannot be written.
         """
         folder = Path(folder)
         entry = summarise([self])
@@ -112,8 +112,7 @@ class Result:
             try:
                 save_records(self.records, stage / "records.parquet")
                 save_records(self.records, stage / "records.csv")
-                if entry["scenario_toml"] is not None:
-                    (stage / "scenario.toml").write_text(entry["scenario_toml"], encoding="utf-8")
+                (stage / "scenario.toml").write_text(entry["scenario_toml"], encoding="utf-8")
                 (stage / "summary.json").write_text(json_text(document([entry])), encoding="utf-8")
                 folder.mkdir(exist_ok=True)
                 for path in sorted(stage.iterdir()):
@@ -121,17 +120,8 @@ class Result:
             finally:
                 shutil.rmtree(stage, ignore_errors=True)
         except OSError as error:
-            raise InputError("folder", str(folder), f"cannot be written: {error.strerror or error}") from error
+            raise InputError("folder", folder.name, f"cannot be written: {error.strerror or error}", path=folder) from error
         return folder
-
-
-def _toml_of(scenario: Scenario) -> tuple[str | None, tuple[str, ...]]:
-    from .scenario_file import to_toml  # here, because only files and documents need it
-
-    try:
-        return to_toml(scenario), ()
-    except InputError as error:
-        return None, (f"The scenario has no file form: {error}",)
 
 
 def _figures(result: Result) -> dict[tuple[str, ...], float | None]:
@@ -198,6 +188,8 @@ def summarise(results: Sequence[Result]) -> Json:
     Traceback (most recent call last):
     simcache.errors.InputError: results(=0) must be at least one.
     """
+    from .scenario_file import to_toml  # here, because only documents need it
+
     require(len(results) > 0, "results", len(results), "must be at least one")
     first = results[0]
     seeds = [result.seed for result in results]
@@ -205,10 +197,9 @@ def summarise(results: Sequence[Result]) -> Json:
     names = sorted({result.scenario.name for result in results})
     require(len(names) == 1, "results", names, "must be of one scenario", "Summarise each scenario on its own.")
 
-    toml, toml_notes = _toml_of(first.scenario)
     entry: Json = {
         "scenario": first.scenario.name,
-        "scenario_toml": toml,
+        "scenario_toml": to_toml(first.scenario),
         "seed": seeds[0] if len(seeds) == 1 else None,
         "seeds": seeds,
         "requests": {kind: _mean_count(results, "kind", kind) for kind in ("user", "warm", "keepalive")},
@@ -232,7 +223,7 @@ def summarise(results: Sequence[Result]) -> Json:
     entry["extrapolated"] = any(result.extrapolated for result in results)
     sources = [dict(r.provenance) if isinstance(r.provenance, Mapping) else r.provenance for r in results]
     entry["provenance"] = sources[0] if all(source == sources[0] for source in sources) else sources
-    entry["notes"] = list(dict.fromkeys([note for result in results for note in result.notes] + list(toml_notes)))
+    entry["notes"] = list(dict.fromkeys([note for result in results for note in result.notes]))
     return entry
 
 
@@ -262,12 +253,11 @@ def summary_text(entry: Json) -> str:
 
     seeds, requests, failures = entry["seeds"], entry["requests"], dict(entry["outcomes"])
     answered = failures.pop("ok")
-    head = f"{entry['scenario']} (seed {seeds[0]})" if len(seeds) == 1 else f"{entry['scenario']} ({len(seeds)} seeds)"
+    sent = ", ".join(f"{units.count(requests[kind])} {kind}" for kind in requests if requests[kind] or kind == "user")
+    lost = "".join(f", {units.count(number)} {outcome}" for outcome, number in failures.items() if number)
     lines = [
-        head,
-        f"  requests       {units.count(requests['user'])} user, {units.count(requests['warm'])} warm, "
-        f"{units.count(requests['keepalive'])} keep-alive: {units.count(answered)} ok"
-        + "".join(f", {units.count(number)} {name}" for name, number in failures.items() if number),
+        f"{entry['scenario']} (seed {seeds[0]})" if len(seeds) == 1 else f"{entry['scenario']} ({len(seeds)} seeds)",
+        f"  requests       {sent}: {units.count(answered)} ok{lost}",
     ]
     ttft = entry["ttft_s"]
     lines += [f"  TTFT {name}       {figure(ttft, name, units.seconds)}" for name in ("p50", "p95", "p99")]
@@ -281,7 +271,11 @@ def summary_text(entry: Json) -> str:
         lines.append(f"  after warm-up  {figure(entry, 'ttft_after_warm_s', units.seconds)} from send (TTFT above is from submit)")
     if entry["extrapolated"]:
         lines.append("  ! latencies were asked for outside the profile's measured range")
-    return "\n".join(lines + [f"  note: {note}" for note in entry["notes"]])
+    lines += [f"  note: {note}" for note in entry["notes"]]
+    # A path must stay whole, to be copied: no word is broken.
+    return "\n".join(
+        textwrap.fill(line, 80, subsequent_indent=" " * 4, break_long_words=False, break_on_hyphens=False) for line in lines
+    )
 
 
 def save_records(records: Records, path: str | Path) -> None:
@@ -329,14 +323,17 @@ def load_records(path: str | Path) -> Records:
                 convert_options=csv.ConvertOptions(column_types=known, null_values=[""], strings_can_be_null=False),
             )
     except (pa.ArrowException, OSError) as error:
-        raise InputError("records", str(path), f"cannot be read: {str(error).splitlines()[0]}") from error
+        why = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError("records", Path(path).name, f"cannot be read: {why}", path=path) from error
     for name in table.column_names:
         if name not in known:
             raise UnknownNameError("column", name, known, path=path)
     columns: dict[str, NDArray[Any]] = {}
     for name, kind in known.items():
-        require(name in table.column_names, "records", str(path), f"must have the column {name!r}")
-        require(table[name].type == kind, name, str(table[name].type), f"must be a column of type {kind}", f"File: {path}.")
+        if name not in table.column_names:
+            raise InputError("column", name, "is missing", path=path)
+        if table[name].type != kind:
+            raise InputError(name, str(table[name].type), f"must be a column of type {kind}", path=path)
         if name in TEXT_COLUMNS:
             columns[name] = np.array(table[name].to_pylist(), dtype=object)
         else:

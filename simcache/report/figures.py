@@ -10,7 +10,7 @@ import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -242,9 +242,10 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
         figure.savefig(half_done, format=path.suffix[1:].lower(), metadata=_WITHOUT_DATES[path.suffix.lower()])
         os.replace(half_done, path)
     except OSError as error:
-        raise InputError("path", str(path), f"cannot be written: {error.strerror or error}") from error
+        raise InputError("figure", path.name, f"cannot be written: {error.strerror or error}", path=path) from error
     finally:
-        half_done.unlink(missing_ok=True)
+        with suppress(OSError):
+            half_done.unlink(missing_ok=True)
     return path
 
 
