@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import tomllib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
 from typing import Any, Final
@@ -164,7 +164,7 @@ def _profile(top: _Table) -> ServerProfile | HostedProfile:
     return _KINDS[kind](**values)
 
 
-def _covariance(top: _Table, coefficients: Iterable[str]) -> Covariance | None:
+def _covariance(top: _Table, coefficients: list[str]) -> Covariance | None:
     stderr, correlation = top.take("stderr", None), top.take("correlation", None)
     if stderr is None and correlation is None:
         return None
@@ -173,7 +173,7 @@ def _covariance(top: _Table, coefficients: Iterable[str]) -> Covariance | None:
             "stderr" if stderr is None else "correlation", None, "is missing", "Give [stderr] and correlation, or neither."
         )
     errors = _Table(stderr, "stderr.")
-    names = tuple(name for name in coefficients if name in errors.left)
+    names = tuple(name for name in errors.left if name in coefficients)  # the correlation follows the order of [stderr]
     d = np.array([errors.number(name) for name in names])
     errors.known = list(coefficients)
     errors.end()
