@@ -282,8 +282,13 @@ def save_records(records: Records, path: str | Path) -> None:
     """Write records to a ``.parquet`` or ``.csv`` file: nullable integers and text, null (an empty field) for never.
 
     Raises InputError for another ending.
+
+    >>> from tempfile import TemporaryDirectory; from simcache.records import RecordsBuilder
+    >>> with TemporaryDirectory() as folder:
+    ...     save_records(RecordsBuilder().freeze(), f"{folder}/records.csv"); len(load_records(f"{folder}/records.csv"))
+    0
     """
-    import pyarrow as pa  # here, not above: half a second that `import simcache` does not have
+    import pyarrow as pa  # here, not above: a tenth of a second that `import simcache` does not have
 
     columns = {}
     for name in TEXT_COLUMNS:
@@ -305,6 +310,10 @@ def load_records(path: str | Path) -> Records:
     """Read what ``save_records`` wrote, ``.parquet`` or ``.csv``, equal to what was saved.
 
     Raises InputError when the file cannot be read, lacks a column or has one that is not known.
+
+    >>> load_records("nowhere/records.csv")
+    Traceback (most recent call last):
+    simcache.errors.InputError: nowhere/records.csv: records(='records.csv') cannot be read: [Errno 2] Failed to open ...
     """
     import pyarrow as pa
 

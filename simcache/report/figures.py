@@ -61,6 +61,10 @@ def plot_ttft_cdf(data: Mapping[str, Sequence[NDArray[np.float64]]], ax: Axes, *
 
     ``data`` holds per variant one array of ``ttft_s`` per seed. With several seeds the line is the mean of the seeds' curves
     and the band its pointwise 95 % t interval. A variant without any TTFT is named as such in the legend.
+
+    >>> with sheet() as (figure, (ax,)):
+    ...     plot_ttft_cdf({"cold": [np.array([1.0, 2.0])]}, ax); len(ax.lines)
+    1
     """
     from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
@@ -220,6 +224,10 @@ def sheet(rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float 
     """A figure of ``width`` x ``height`` inches and its axes, row by row, in the house's look whatever the user's settings.
 
     The look holds inside the block and leaves nothing behind.
+
+    >>> with sheet(2, 1) as (figure, axes):
+    ...     len(axes)
+    2
     """
     import matplotlib.style
     from matplotlib.backends.backend_agg import FigureCanvasAgg
