@@ -130,11 +130,20 @@ def read_sessions(path: str | Path) -> Iterator[Session]:
             raise InputError(problem.name, problem.value, problem.rule, problem.way_out, path=path, line=line) from None
 
 
-def session_requests(session: Session, base: int, start_s: float) -> list[Request]:
-    """The requests of one session in order of time: each maximal run of block ids is one segment, keyed by its first id.
+def session_segments(row: SessionRow, block_tokens: int, base: int) -> list[Segment]:
+    """Each maximal run of block ids as one segment, keyed by ``base`` plus its first id.
 
     Two prompts share exactly the blocks whose ids agree: inside a run ids go up by one, so equal first ids agree on the shorter
     run, and where one run stops the other's next id is a different one. ``base`` makes the ids unlike other sessions'.
+
+    >>> session_segments(SessionRow(0.0, 200, 9, ((1, 3),)), 64, 100)
+    [Segment(key=101, tokens=192)]
+    """
+    return [Segment(base + first, n * block_tokens) for first, n in row.runs]
+
+
+def session_requests(session: Session, base: int, start_s: float) -> list[Request]:
+    """The requests of one session in order of time: its blocks as segments, then the tokens that no block covers.
 
     >>> s = Session("s", 64, (SessionRow(0.0, 200, 9, ((1, 3),)),), 4)
     >>> session_requests(s, 100, 0.0)[0].prompt
@@ -142,7 +151,7 @@ def session_requests(session: Session, base: int, start_s: float) -> list[Reques
     """
     requests: list[Request] = []
     for i, row in enumerate(session.rows):
-        prompt = [Segment(base + first, n * session.block_tokens) for first, n in row.runs]
+        prompt = session_segments(row, session.block_tokens, base)
         rest = row.input_tokens - sum(segment.tokens for segment in prompt)
         if rest:
             prompt.append(Segment(f"{session.name}/tail{i}", rest))

@@ -13,17 +13,33 @@ from ..errors import InputError, UnknownNameError, require_count, require_number
 from ..prompt import Request
 from .claude_code import merged_sessions
 from .json_rows import document_rows, json_lines, parsed
-from .lines import LONGEST_LINE, LONGEST_SESSION_LINE, numbered_lines, open_file
+from .lines import LONGEST_LINE, LONGEST_SESSION_LINE, numbered_lines, open_file, text_chunks
 from .spreading import Ticks, find_ticks, spread
 from .synthetic import PoissonRequests, RequestList
 from .trace_rows import RowReader, azure_reader, lmcache_reader, mooncake_row, segments_row, simcache_row
 
-__all__ = ["FORMATS", "PoissonRequests", "RequestList", "TraceReader", "TraceWorkload", "guess_format", "read_trace", "trace_ticks"]
+__all__ = [
+    "FORMATS",
+    "NOT_READ",
+    "PoissonRequests",
+    "RequestList",
+    "TraceReader",
+    "TraceWorkload",
+    "guess_format",
+    "read_trace",
+    "trace_ticks",
+]
 
 FORMATS: Final = ("azure", "claude-code", "lmcache", "mooncake", "segments", "simcache")
 
 SESSIONS_PER_S: Final = 1 / 60
 """Rate at which claude-code sessions start unless one is given: one a minute, so the 237 public ones start within four hours."""
+
+NOT_READ: Final = {
+    "claude-code": "client and service times, stop reasons and model names",
+    "segments": "kinds other than warm (read as a user's)",
+}
+"""What files of a format hold that a Request does not."""
 
 
 def guess_format(path: str | Path) -> str:
@@ -34,38 +50,43 @@ def guess_format(path: str | Path) -> str:
     >>> guess_format(p)
     'azure'
     """
-    for line, text in numbered_lines(path, LONGEST_SESSION_LINE):
-        if text.lstrip()[:1] != "{":
-            if "ContextTokens" in text:
-                return "azure"
-            break
-        if re.match(r'\s*\{\s*("[^"]*"\s*:\s*("[^"\\]*"|\d+)\s*,\s*)*"requests"\s*:\s*\[\s*(\{|$)', text):
-            return "segments"
-        row = parsed(text, path, line) if text.strip() != "{" else {}
-        names = set(row) if isinstance(row, dict) else set()
-        fits = [
-            name
-            for name, needs in (
-                ("simcache", {"arrived_at_s", "prompt", "output"}),
-                ("claude-code", {"block_size", "requests"}),
-                ("lmcache", {"timestamp", "hash_ids", "session_id"}),
-                ("mooncake", {"timestamp", "hash_ids", "input_length"}),
-            )
-            if needs <= names
-        ]
-        if fits == ["lmcache", "mooncake"]:
-            fits = ["lmcache"]  # only LMCache's rows carry a session_id
-        if len(fits) == 1:
-            return fits[0]
-        break
-    raise InputError("format", None, "cannot be told from the first row", f"Name one of {', '.join(FORMATS)}.", path=path, line=1)
+    # One document, maybe on one long line: told from its beginning.
+    if _SEGMENTS_HEAD.match(next(text_chunks(path), "")):
+        return "segments"
+    line, text = next(numbered_lines(path, LONGEST_SESSION_LINE), (1, ""))
+    if not text:
+        raise _empty(path)
+    if "ContextTokens" in text.split(","):
+        return "azure"
+    row = parsed(text, path, line) if text.lstrip()[:1] == "{" else None
+    names = set(row) if isinstance(row, dict) else set()
+    fits = [format for format, needed in _TELLING_FIELDS.items() if needed <= names]
+    if fits == ["lmcache", "mooncake"]:
+        fits = ["lmcache"]  # only LMCache's rows carry a session_id
+    if len(fits) != 1:
+        rule, way_out = "cannot be told from the first row", f"Name one of {', '.join(FORMATS)}."
+        raise InputError("format", None, rule, way_out, path=path, line=line)
+    return fits[0]
+
+
+_SEGMENTS_HEAD: Final = re.compile(r'\s*\{\s*("[^"]*"\s*:\s*("[^"\\]*"|\d+)\s*,\s*)*"requests"\s*:\s*\[\s*\{')
+_TELLING_FIELDS: Final = {
+    "simcache": {"arrived_at_s", "prompt", "output"},
+    "claude-code": {"block_size", "requests"},
+    "lmcache": {"timestamp", "hash_ids", "session_id"},
+    "mooncake": {"timestamp", "hash_ids", "input_length"},
+}
+
+
+def _empty(path: str | Path) -> InputError:
+    return InputError("file", Path(path).name, "must hold at least one request", path=path, line=1)
 
 
 class TraceReader(Iterator[Request]):
     """The requests of a trace in order of time; ``notes`` says what was done to them, ``rows`` how many came so far."""
 
-    def __init__(self, requests: Iterator[Request], notes: tuple[str, ...]) -> None:
-        self._requests, self.notes, self.rows = requests, notes, 0
+    def __init__(self, requests: Iterator[Request], format: str, notes: tuple[str, ...]) -> None:
+        self._requests, self.format, self.notes, self.rows = requests, format, notes, 0
 
     def __next__(self) -> Request:
         request = next(self._requests)
@@ -95,7 +116,7 @@ def read_trace(
     >>> [request.prompt[0].tokens for request in read_trace(p)]
     [300]
     """
-    format = _known_format(path, format)
+    format = known_format(path, format)
     require_number("sessions_per_s", sessions_per_s, above=0)
     if limit is not None:
         require_count("limit", limit, at_least=0)
@@ -105,15 +126,20 @@ def read_trace(
         requests = merged_sessions(path, sessions_per_s, seed)
     else:
         ticks = trace_ticks(path, format)
-        requests = _rows(path, format)
+        requests = file_rows(path, format)
         notes = [] if ticks.tick_s is None else [ticks.note(spread_ticks, seed)]
         if spread_ticks and ticks.tick_s is not None:
             requests = spread(requests, ticks.tick_s, seed)
     requests = _at_least_one(requests, path)
-    return TraceReader(requests if limit is None else islice(requests, limit), tuple(notes))
+    return TraceReader(requests if limit is None else islice(requests, limit), format, tuple(notes))
 
 
-def _known_format(path: str | Path, format: str | None) -> str:
+def known_format(path: str | Path, format: str | None) -> str:
+    """``format`` checked, or told from the first row; the file is opened once to see that it can be.
+
+    >>> known_format(__file__, "mooncake")
+    'mooncake'
+    """
     open_file(path).close()
     if format is None:
         return guess_format(path)
@@ -125,13 +151,18 @@ def _known_format(path: str | Path, format: str | None) -> str:
 def _at_least_one(requests: Iterator[Request], path: str | Path) -> Iterator[Request]:
     first = next(requests, None)
     if first is None:
-        raise InputError("file", Path(path).name, "must hold at least one request", path=path, line=1)
+        raise _empty(path)
     yield first
     yield from requests
 
 
-def _rows(path: str | Path, format: str) -> Iterator[Request]:
-    """Requests in file order, each checked to be no earlier than the one before."""
+def file_rows(path: str | Path, format: str, *, in_order: bool = True) -> Iterator[Request]:
+    """Requests in file order, as they stand there (every format but claude-code); ``in_order``: no row may be before the one above.
+
+    >>> next(file_rows("no-such-file", "mooncake"))
+    Traceback (most recent call last):
+    simcache.errors.InputError: path(='no-such-file') does not exist.
+    """
     lines: Iterator[tuple[int, object]]
     read: RowReader
     if format == "azure":
@@ -146,7 +177,7 @@ def _rows(path: str | Path, format: str) -> Iterator[Request]:
     for index, (line, row) in enumerate(lines):
         try:
             request = read(row, index)
-            if request.arrived_at_s < last_s:
+            if in_order and request.arrived_at_s < last_s:
                 rule = f"must not be before the row above it ({last_s:.9g} s)"
                 raise InputError(_TIME_FIELD[format], request.arrived_at_s, rule, "Sort the trace by time.")
         except InputError as problem:
@@ -167,6 +198,8 @@ _TIME_FIELD: Final = {
 def _azure(path: str | Path) -> tuple[Iterator[tuple[int, str]], RowReader]:
     lines = numbered_lines(path)
     line, header = next(lines, (1, ""))
+    if not header:
+        raise _empty(path)
     try:
         return lines, azure_reader(header)
     except InputError as problem:
@@ -191,7 +224,7 @@ def trace_ticks(path: str | Path, format: str) -> Ticks:
 def _instants_s(path: str | Path, format: str) -> Iterator[float]:
     if format in ("azure", "segments"):
         try:
-            for request in _rows(path, format):
+            for request in file_rows(path, format):
                 yield request.arrived_at_s
         except InputError:
             return  # the reader will come to the same row and say so
@@ -247,7 +280,7 @@ class TraceWorkload:
     @property
     def notes(self) -> tuple[str, ...]:
         """What reading does to the trace, for every seed; reads the file's instants each time it is asked."""
-        format = _known_format(self.path, self.format)
+        format = known_format(self.path, self.format)
         if format == "claude-code":
             return (f"sessions start by a Poisson stream with a mean gap of {1 / self.sessions_per_s:.4g} s",)
         ticks = trace_ticks(self.path, format)
