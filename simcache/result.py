@@ -58,8 +58,9 @@ class Wall:
 class Result:
     """What one scenario did under one seed: its records, its bill, and how far to trust them.
 
-    ``extrapolated``: a latency was asked for outside the profile's measured range. ``provenance``: where the latencies and
-    prices come from. ``notes``: what was assumed on the way (ticks spread, a profile that is not measured, ...).
+    ``bill`` None: nothing says what it costs. ``extrapolated``: a latency was asked for outside the profile's measured
+    range. ``provenance``: where the latencies and prices come from. ``notes``: what was assumed on the way (ticks spread, a
+    profile that is not measured, ...).
     Two results are equal when all but ``wall`` and ``bill`` is (the bill follows from records and tariff).
 
     >>> from simcache import TypingSessions, Scenario, Server, simulate
@@ -71,7 +72,7 @@ class Result:
     scenario: Scenario
     seed: int
     records: Records
-    bill: Bill = field(compare=False)
+    bill: Bill | None = field(compare=False)
     wall: Wall = field(compare=False)
     extrapolated: bool = False
     provenance: str | Mapping[str, Any] = ""
@@ -133,7 +134,7 @@ def _figures(result: Result) -> dict[tuple[str, ...], float | None]:
         for statistic, q in STATISTICS.items():
             figures[name, statistic] = stats.quantile(values, q)
     hits = metrics.hits(result.records)
-    warm = metrics.warm_ups(result.records)
+    warm, bill = metrics.warm_ups(result.records), result.bill
     figures["slo_share",] = metrics.slo_share(result.records, result.scenario.slo_ttft_s)
     figures["token_hit_ratio",] = hits.token_hit_ratio
     figures["block_hit_ratio",] = hits.block_hit_ratio
@@ -141,9 +142,9 @@ def _figures(result: Result) -> dict[tuple[str, ...], float | None]:
     figures["prompt_tokens",] = hits.prompt_tokens
     figures["ttft_after_warm_s",] = stats.mean(metrics.ttft_after_warm_s(result.records))
     figures["residual_warm_s",] = stats.mean(metrics.residual_warm_s(result.records))
-    figures["cost_usd", "total"] = result.bill.total_usd
-    figures["cost_usd", "per_1000_questions"] = result.bill.usd_per_1000_questions
-    figures["cost_usd", "warm_waste"] = result.bill.warm_waste_usd
+    figures["cost_usd", "total"] = bill.total_usd if bill else None
+    figures["cost_usd", "per_1000_questions"] = bill.usd_per_1000_questions if bill else None
+    figures["cost_usd", "warm_waste"] = bill.warm_waste_usd if bill else None
     figures["warm_ups", "sent"] = warm.sent
     figures["warm_ups", "wasted_share"] = warm.wasted_share
     return figures
@@ -255,8 +256,9 @@ def summary_text(entry: Json) -> str:
     answered = failures.pop("ok")
     sent = ", ".join(f"{units.count(requests[kind])} {kind}" for kind in requests if requests[kind] or kind == "user")
     lost = "".join(f", {units.count(number)} {outcome}" for outcome, number in failures.items() if number)
+    which = f"seed {seeds[0]}" if len(seeds) == 1 else f"{len(seeds)} seeds"
     lines = [
-        f"{entry['scenario']} (seed {seeds[0]})" if len(seeds) == 1 else f"{entry['scenario']} ({len(seeds)} seeds)",
+        f"{entry['scenario']} ({which}{', extrapolated' if entry['extrapolated'] else ''})",
         f"  requests       {sent}: {units.count(answered)} ok{lost}",
     ]
     ttft = entry["ttft_s"]
@@ -269,8 +271,6 @@ def summary_text(entry: Json) -> str:
         wasted = figure(entry["warm_ups"], "wasted_share", units.share)
         lines.append(f"  warm-ups       {units.count(requests['warm'])} sent, {wasted} of their tokens wasted")
         lines.append(f"  after warm-up  {figure(entry, 'ttft_after_warm_s', units.seconds)} from send (TTFT above is from submit)")
-    if entry["extrapolated"]:
-        lines.append("  ! latencies were asked for outside the profile's measured range")
     lines += [f"  note: {note}" for note in entry["notes"]]
     # A path must stay whole, to be copied: no word is broken.
     return "\n".join(

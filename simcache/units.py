@@ -73,14 +73,14 @@ def usd_per_mtok(value_usd_per_token: float | None) -> str:
 
 
 def count(value: float | None, *, plus: bool = False) -> str:
-    """How many, with thousands separators; a mean over seeds keeps one decimal.
+    """How many, with thousands separators; a small mean over seeds keeps one decimal.
 
-    >>> count(151_629), count(12.25), count(0)
-    ('151,629', '12.2', '0')
+    >>> count(151_629), count(12.25), count(278.3)
+    ('151,629', '12.2', '278')
     """
     if value is None:
         return NOTHING
-    return _signed(value, lambda size: f"{size:,.0f}" if size == round(size) or size >= 1_000 else f"{size:,.1f}", plus)
+    return _signed(value, lambda size: f"{size:,.0f}" if size == round(size) or size >= 100 else f"{size:,.1f}", plus)
 
 
 def tokens(value: float | None) -> str:

@@ -165,6 +165,12 @@ def test_a_run_that_took_no_measurable_time_has_no_rate():
     assert summarise([replace(drawn_result(1), wall=Wall(simulate_s=0.0, events=0, requests=40))])["wall"]["requests_per_s"] is None
 
 
+def test_without_a_bill_no_dollars_are_invented():
+    result = replace(drawn_result(1), bill=None)
+    assert summarise([result])["cost_usd"] == dict.fromkeys(PROMISED["cost_usd"])
+    assert "per 1,000 q.   -" in result.summary()
+
+
 def test_what_cannot_be_summarised_together():
     with pytest.raises(InputError, match="must be at least one"):
         summarise([])
@@ -181,6 +187,8 @@ def test_notes_are_said_once_and_one_extrapolating_seed_is_enough():
     )
     entry = summarise([one, other])
     assert (entry["notes"], entry["extrapolated"], entry["provenance"]) == (["ticks spread", "b"], True, "written by hand")
+    assert summary_text(entry).startswith("scenario (2 seeds, extrapolated)")
+    assert "note: ticks spread" in summary_text(entry)
 
 
 def test_quantiles_are_those_of_the_answered_requests():
