@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import simpy
-
 from ..cache.block_pool import BlockPool
 from ..errors import InputError
 from ..latency import ServerProfile
@@ -15,7 +13,7 @@ from ..routing import Route, fresh_router
 from ..scenario import Cluster, Server
 from ..scheduler.vllm import VllmScheduler
 from .backend import Ticket, Watch
-from .clock import instant
+from .clock import Clock, instant
 from .server import ReplicaServer, ServerTicket
 
 
@@ -44,7 +42,7 @@ class ReplicaCluster:
         return max(replica.expected_hit_tokens(request) for replica in self.replicas)
 
 
-def build(env: simpy.Environment, server: Server, profile: ServerProfile, records: RecordsBuilder) -> ReplicaCluster:
+def build(env: Clock, server: Server, profile: ServerProfile, records: RecordsBuilder) -> ReplicaCluster:
     """The living counterpart of a ``scenario.Server`` or ``scenario.Cluster``."""
     kv_tokens = server.kv_tokens if server.kv_tokens is not None else profile.kv_tokens
     if kv_tokens is None:

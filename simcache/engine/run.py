@@ -5,9 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from itertools import islice
 from time import perf_counter
-from typing import Any, Final
+from typing import Final
 
-import simpy
 from simpy.core import EmptySchedule
 from simpy.events import Event
 
@@ -22,7 +21,7 @@ from ..scenario import Cluster, HostedApi, Scenario
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
 from .backend import Backend
-from .clock import instant, seconds
+from .clock import Clock, instant, seconds
 
 DURATION_S: Final = 3600.0
 """How long people arrive when neither the scenario nor the caller says."""
@@ -54,7 +53,7 @@ def simulate(
     else:
         require_number("duration_s", duration_s, above=0)
     records = RecordsBuilder()
-    env = simpy.Environment(initial_time=0)
+    env = Clock()
     profile = _profile(scenario)
     backend: Backend
     if isinstance(scenario.backend, HostedApi):
@@ -109,7 +108,7 @@ def simulate(
 class _Feeder:
     """Sends an open-loop workload: one pending event at a time, however long the trace."""
 
-    def __init__(self, env: simpy.Environment, backend: Backend, requests: Iterator[Request], until: int | None) -> None:
+    def __init__(self, env: Clock, backend: Backend, requests: Iterator[Request], until: int | None) -> None:
         self.reading_s = 0.0
         self._env = env
         self._serve = backend.serve
@@ -138,12 +137,7 @@ class _Feeder:
             return
         if at < self._env.now:
             raise InputError("arrived_at_s", request.arrived_at_s, "must not be earlier than the request before it (or 0)")
-        event = Event(self._env)
-        event._ok = True
-        event._value = None
-        assert event.callbacks is not None
-        event.callbacks.append(self._send)
-        self._env.schedule(event, delay=at - self._env.now)
+        self._env.call(self._send, at - self._env.now)
 
     def _send(self, event: Event) -> None:
         now, serve = self._env.now, self._serve
@@ -155,7 +149,7 @@ class _Feeder:
         self._schedule()
 
 
-def _run_clock(env: simpy.Environment, until: int | None, progress: Callable[[float], None] | None) -> int:
+def _run_clock(env: Clock, until: int | None, progress: Callable[[float], None] | None) -> int:
     """Run to the last event; how many there were."""
     step = env.step
     events = 0
@@ -175,7 +169,7 @@ def _run_clock(env: simpy.Environment, until: int | None, progress: Callable[[fl
 def _profile(scenario: Scenario) -> ServerProfile | HostedProfile:
     backend = scenario.backend
     profile = load_profile(backend.profile) if isinstance(backend.profile, str) else backend.profile
-    wanted: Any = HostedProfile if isinstance(backend, HostedApi) else ServerProfile
+    wanted: type[HostedProfile] | type[ServerProfile] = HostedProfile if isinstance(backend, HostedApi) else ServerProfile
     if not isinstance(profile, wanted):
         raise InputError(
             "backend.profile",

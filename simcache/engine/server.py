@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, Final
+from typing import Any
 
-import simpy
 from simpy.events import Event
 
 from ..errors import DeadlockError
@@ -13,11 +12,8 @@ from ..prompt import Request
 from ..records import RecordsBuilder
 from ..scheduler.vllm import WAITING, LiveRequest, VllmScheduler
 from .backend import Ticket, Watch
-from .clock import TICKS_PER_NS, nanoseconds
+from .clock import BOUNDARY, TICKS_PER_NS, Clock, nanoseconds
 from .step_cost import StepCost
-
-BOUNDARY: Final = 2
-"""SimPy priority of step boundaries: after everything else at the same instant, so that arrivals at a boundary join its batch."""
 
 
 class ServerTicket(Ticket):
@@ -34,7 +30,7 @@ class ReplicaServer:
 
     def __init__(
         self,
-        env: simpy.Environment,
+        env: Clock,
         scheduler: VllmScheduler,
         profile: ServerProfile,
         records: RecordsBuilder,
@@ -82,7 +78,7 @@ class ReplicaServer:
             return ticket
         self.outstanding += 1
         if self._event is None:
-            self._event = self._schedule_boundary(0)
+            self._event = self.env.call(self._on_boundary, 0, BOUNDARY)
         elif self.scheduler.matters(live):
             self._cut()
         return ticket
@@ -124,29 +120,20 @@ class ReplicaServer:
 
     # -- the loop ----------------------------------------------------------------------------------------------------------
 
-    def _schedule_boundary(self, delay: int) -> Event:
-        event = Event(self.env)
-        event._ok = True
-        event._value = None
-        assert event.callbacks is not None
-        event.callbacks.append(self._on_boundary)
-        self.env.schedule(event, BOUNDARY, delay)  # type: ignore[arg-type]  # an int below SimPy's two named priorities
-        return event
-
     def _cut(self) -> None:
         """End the plan under way at its next step boundary."""
         elapsed = self.env.now - self._started
         steps = self._cost.steps_until(self._plan, elapsed, self._steps)
         if steps < self._steps:
             self._steps = steps
-            self._event = self._schedule_boundary(self._cost.span(self._plan, steps) - elapsed)
+            self._event = self.env.call(self._on_boundary, self._cost.span(self._plan, steps) - elapsed, BOUNDARY)
 
     def _on_boundary(self, event: Event) -> None:
         if event is not self._event:
             return
-        scheduler = self.scheduler
+        scheduler, now = self.scheduler, self.env.now
+        scheduler.pool.now = now
         if self._plan is not None:
-            now = self.env.now
             first_tokens, finished = scheduler.advance(self._steps)
             self._plan = None
             if first_tokens:
@@ -187,7 +174,7 @@ class ReplicaServer:
         self._plan = plan
         self._started = now
         self._steps = plan.steps if self.jump else 1
-        self._event = self._schedule_boundary(self._cost.span(plan, self._steps))
+        self._event = self.env.call(self._on_boundary, self._cost.span(plan, self._steps), BOUNDARY)
         records = self.records
         for live in plan.admitted:
             row = live.row
