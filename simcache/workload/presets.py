@@ -51,10 +51,10 @@ class TypingSessions:
     Where the defaults come from: ``questions`` mean 3.51 per conversation (ShareGPT: 94,145 conversations, 330,239 turns, arXiv
     2512.17843). ``question_tokens`` log-normal with sigma 1.09 and 77 characters at the median (ShareGPT user messages up to
     1,000 characters, 4 characters a token); the 7 % longer ones are taken for pastes, about 2,400 characters at the median.
-    ``output_tokens`` mean 343 (Mooncake conversation trace, 2024; the log-normal is ours). ``read_think_s``: start to start,
-    the follow-up gaps in that trace are log-normal with median 126 s and sigma 0.97; generation and typing take the difference
-    to the 100 s here. No public figure exists for chat drafts that are never sent: ``p_send`` 1 is the neutral choice. Document,
-    system and tool sizes are assumptions; set your own.
+    ``output_tokens`` mean 343 (Mooncake conversation trace, 2024; the log-normal is ours). ``read_think_s`` is fitted so that
+    follow-ups, with the typing here and 40 tokens/s of generation, come start to start as in that trace: p5 30, p25 69,
+    p50 126, p75 273, p90 483 s, each met within 15 %. No public figure exists for chat drafts that are never sent: ``p_send`` 1
+    is the neutral choice. Document, system and tool sizes are assumptions; set your own.
 
     >>> people = list(TypingSessions(users=3, document_tokens=8_000).people(seed=1, duration_s=3600))
     >>> len(people), people[0].turns[0].shared
@@ -83,7 +83,7 @@ class TypingSessions:
     pasted_tokens: Numbers = LogNormal(median=600, sigma=1.1)
     p_send: Numbers = 1.0
 
-    read_think_s: Numbers = LogNormal(median=100, sigma=0.97)
+    read_think_s: Numbers = LogNormal(median=70, sigma=1.4)
     stop_after_s: Numbers | None = None
     close_after_s: Numbers | None = None
 
