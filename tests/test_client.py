@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-import simpy
 
 from simcache.engine.client import Tally, start
-from simcache.engine.clock import instant, seconds
+from simcache.engine.clock import Clock, instant, seconds
 from simcache.errors import InputError
 from simcache.prompt import Segment
 from simcache.records import NEVER, Records, RecordsBuilder
@@ -217,6 +216,19 @@ def test_the_stop_button_keeps_what_was_said_so_far():
     assert records.seconds("submitted_at_ns")[1] == pytest.approx(11.525 + 62)
 
 
+def test_a_stopped_answer_counts_as_far_as_the_backend_says_in_the_end(monkeypatch):
+    """A replica closes a cancelled request at its next step boundary; here that is 30 ms later."""
+
+    def cancel(self, ticket):
+        self._end(ticket, "cancelled")
+        row, self.records.output_tokens[ticket.row] = ticket.row, 0
+        self.env.call(lambda event: self.records.output_tokens.__setitem__(row, 54), instant(0.030))
+
+    monkeypatch.setattr(Linear, "cancel", cancel)
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=8.525))
+    assert backend.sent[1].request.prompt[2] == Segment("a0", 54)
+
+
 def test_a_stop_before_the_first_token_leaves_a_question_without_an_answer():
     _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=4.0))
     assert backend.sent[1].request.prompt == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("s/t1/draft0", 30))
@@ -274,7 +286,7 @@ def test_closed_form_of_warming_for_random_contexts_and_typing_times():
         assert records.ttft_s[1] == pytest.approx(max(0.0, 0.3 + context / 1e3 - typed_s) + 0.3 + 0.02, abs=1e-9)
 
 
-class Counting(simpy.Environment):
+class Counting(Clock):
     steps = 0
 
     def step(self) -> None:

@@ -145,26 +145,33 @@ class _Visit:
 
     def steps(self) -> Steps:
         opened_at = instant(self.person.arrives_at_s)
+        stopped: Ticket | None = None
         for turn in self.person.turns:
             if opened_at >= self.until:
                 return
             self.tally.opened_turns += 1
+            if stopped is not None:
+                # the stopped answer stays on the screen as far as it came, which a replica knows at its next step boundary
+                yield from self._sleep_until(opened_at)
+                came = int(self.records.output_tokens[stopped.row])
+                self.history += (Segment(stopped.request.output.key, came),) if came else ()
             before = turn.shared + self.history
             ends_at = opened_at + instant(turn.typing.end_at_s)
             self.warm_ups = []
             yield from self._warm(turn, before, opened_at, ends_at)
             yield from self._sleep_until(ends_at)
+            question = _Question(self.env, self.backend)
             if turn.typing.submit_at_s is None:
                 self.tally.unsent_turns += 1
                 self._drop_warm_ups()
             else:
-                question = _Question(self.env, self.backend)
                 yield from self._ask(turn, before, question)
                 if question.given_up:
                     self._drop_warm_ups()
                     if _closes(turn):
                         return
             opened_at = self.now + instant(turn.gap_s)
+            stopped = question.ticket if question.given_up and turn.answer_joins else None
 
     def _sleep_until(self, at: int) -> Steps:
         if at > self.now:
@@ -197,6 +204,8 @@ class _Visit:
             expected_s = self.backend.estimate_ttft_s(request, self.backend.expected_hit_tokens(request))
         warm_up = _WarmUp(request, self.now, expected_s, self.records)
         warm_up.ticket = self.backend.serve(request, watch=warm_up.watch)
+        if warm_up.ticket.visible_at is not None:  # at once, before there was anybody to tell
+            warm_up.watch(warm_up.ticket, "visible")
         self.warm_ups.append(warm_up)
 
     def _request(self, turn: Turn, prompt: Prompt, output: Segment, shared_segments: int) -> Request:
@@ -235,11 +244,9 @@ class _Visit:
         if ticket.outcome is None:
             yield question.sleep()
         if ticket.outcome in ("ok", "cancelled"):
-            # a stopped answer stays on the screen as far as it came
-            came = turn.output.tokens if ticket.outcome == "ok" else int(self.records.output_tokens[ticket.row])
             self.history += turn.question
-            if turn.answer_joins and came:
-                self.history += (Segment(turn.output.key, came),)
+            if turn.answer_joins and ticket.outcome == "ok":
+                self.history += (turn.output,)
 
     def _holds(self, warm_up: _WarmUp, request: Request) -> bool:
         """Whether the client keeps the question back until its warm-up is visible."""
