@@ -356,7 +356,7 @@ def replay_sequential(
     tree = RadixTree(page_tokens, capacity_tokens, policy, split_created=split_created)
     hits: list[int] = []
     evicted: list[int] = []
-    for row, request in enumerate(requests):
+    for request in requests:
         content = Content(request.prompt, request.output)
         prompt_tokens, decoded_tokens = content.prompt_tokens, max(0, request.output.tokens - 1)
         if prompt_tokens + decoded_tokens > tree.capacity_tokens:
@@ -364,7 +364,7 @@ def replay_sequential(
             evicted.append(0)
             continue
         before = tree.evicted_tokens
-        holding = tree.hold(content, (request.organisation, request.salt), priority=-request.priority, origin=row)
+        holding = tree.hold(content, (request.organisation, request.salt), priority=-request.priority)
         missing = prompt_tokens - holding.hit_tokens
         # Paged prefill asks for a page more than it may need (allocation.py, alloc_paged_token_slots_extend).
         tree.make_room(missing + (page_tokens if page_tokens > 1 else 0))
