@@ -8,7 +8,8 @@ from typing import Protocol
 from ..prompt import Request
 
 Watch = Callable[["Ticket", str], None]
-"""Called at the instant itself with ("first_token" | "visible" | "finished"); finished comes last and exactly once, whatever the outcome."""
+"""Called at the instant itself with "visible", "first_token" or "finished"; finished comes last and exactly once, whatever
+the outcome."""
 
 
 class Ticket:

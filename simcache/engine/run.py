@@ -21,7 +21,7 @@ from ..scenario import Cluster, HostedApi, Scenario
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
 from .backend import Backend
-from .clock import Clock, instant, seconds
+from .clock import Clock, instant
 
 DURATION_S: Final = 3600.0
 """How long people arrive when neither the scenario nor the caller says."""
@@ -64,13 +64,14 @@ def simulate(
 
     workload = scenario.workload
     feeder: _Feeder | None = None
+    tally = client.Tally()
     until: int | None
     if isinstance(workload, ClosedLoop):
         if duration_s is None:
             duration_s = DURATION_S
         until = instant(duration_s)
         for person in workload.people(seed, duration_s):
-            client.start(env, backend, person, scenario, records, until)
+            client.start(env, backend, person, scenario, records, until, tally)
     else:
         until = None if duration_s is None else instant(duration_s)
         feeder = _Feeder(env, backend, workload.requests(seed), until)
@@ -84,9 +85,10 @@ def simulate(
             raise DeadlockError(f"the clock has no more events, but requests wait (replica: rows) {stuck}")
 
     frozen = records.freeze()
-    ended_at_s = max(seconds(env.now), duration_s or 0.0)
     notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]
-    account, price_source, price_notes = _bill(scenario, profile, frozen, ended_at_s)
+    if tally.unsent_turns:
+        notes.append(f"{tally.unsent_turns} of {tally.opened_turns} drafts were never sent")
+    account, price_source, price_notes = _bill(scenario, profile, frozen, max(_ended_at_s(frozen), duration_s or 0.0))
     extrapolated = _extrapolated(profile, frozen)
     if extrapolated:
         notes.append(f"some latencies were extrapolated beyond the measured range of profile {profile.name!r}")
@@ -200,6 +202,12 @@ def _bill(
     tariff = gpu_tariff(profile.gpu, profile.gpus, backend.gpu_usd_per_hour)
     replicas = backend.replicas if isinstance(backend, Cluster) else 1
     return bill(records, tariff, replicas=replicas, duration_s=ended_at_s), f"{tariff.source} ({tariff.as_of})", []
+
+
+def _ended_at_s(records: Records) -> float:
+    """The last instant on record: idle timers that outlive it are nobody's GPU hours."""
+    columns = [records[name] for name in ("submitted_at_ns", "finished_at_ns", "cancelled_at_ns")]
+    return max((int(column.max()) / 1e9 for column in columns if len(column)), default=0.0)
 
 
 def _extrapolated(profile: ServerProfile | HostedProfile, records: Records) -> bool:
