@@ -1,0 +1,138 @@
+"""``simcache run``: a scenario file, a preset or a trace -> what users wait and what it costs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Final
+
+import click
+
+if TYPE_CHECKING:
+    from ..result import Result
+    from ..scenario_file import ScenarioFile
+
+DEMO: Final = "demo"
+DEFAULT_FOLDER: Final = Path("simcache-out")
+
+
+@click.command(name="run")
+@click.argument("scenario", required=False, metavar="[FILE.toml | PRESET]")
+@click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first seed.")
+@click.option("--seeds", type=click.IntRange(min=1), help="How many seeds, one after the other.  [default: the file's, else 1]")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for records and figure.  [default: simcache-out/NAME/]")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table; no files without --out.")
+@click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key, for example backend.replicas=4.")
+@click.option("--trace", metavar="FILE", help="Replay the requests of a trace instead of a scenario.")
+@click.option("--format", "trace_format", metavar="FORMAT", help="Format of the trace.  [default: told from its first row]")
+@click.option("--profile", help="Latency profile: a name or a TOML file.  [default: llama-3-8b/a100/tp1]")
+@click.option("--replicas", type=int, help="Servers behind a round robin router.  [default: 1]")
+@click.option("--kv-tokens", type=int, help="KV memory per replica in tokens.  [default: the profile's]")
+@click.option("--block-tokens", type=int, help="Tokens per cache block.  [default: 16]")
+@click.option("--spread-ticks", type=bool, help="Spread requests within a coarse clock's tick: 1 or 0.  [default: 1]")
+@click.option("--no-prefix-caching", is_flag=True, help="Serve without a prefix cache.")
+def command(
+    scenario: str | None,
+    seed: int,
+    seeds: int | None,
+    out: Path | None,
+    as_json: bool,
+    overrides: tuple[str, ...],
+    trace: str | None,
+    **trace_options: Any,
+) -> None:
+    """Simulate a scenario and say what users wait and what it costs.
+
+    Without arguments: people who type questions about a long document, against a hosted API and against one GPU, each
+    without and with speculative warming.
+    """
+    from ..scenario_file import read_scenarios
+
+    given = {name: value for name, value in trace_options.items() if value not in (None, False)}
+    if trace is None:
+        if given:
+            raise click.UsageError(f"{_flag(next(iter(given)))} goes with --trace; for a scenario use --set.")
+        asked = read_scenarios(scenario or DEMO, overrides)
+    elif scenario is not None:
+        raise click.UsageError("Give a scenario or --trace, not both.")
+    else:
+        asked = _of_trace(trace, given, overrides)
+    _run(asked, range(seed, seed + (seeds or asked.seeds)), out, as_json)
+
+
+def _flag(name: str) -> str:
+    return f"--{'format' if name == 'trace_format' else name.replace('_', '-')}"
+
+
+def _of_trace(trace: str, options: Mapping[str, Any], overrides: Sequence[str]) -> ScenarioFile:
+    """The scenario of ``--trace``: the requests of one file on equal replicas; ``--set`` reaches into it."""
+    from ..scenario import Cluster, Scenario
+    from ..scenario_file import parse_scenarios, to_toml
+    from ..workload.traces import TraceWorkload
+
+    served = {name: options[name] for name in ("profile", "replicas", "kv_tokens", "block_tokens") if name in options}
+    scenario = Scenario(
+        name=Path(trace).name.partition(".")[0] or "trace",
+        workload=TraceWorkload(path=trace, format=options.get("trace_format"), spread_ticks=options.get("spread_ticks", True)),
+        backend=Cluster(**served, prefix_caching="no_prefix_caching" not in options),
+    )
+    return parse_scenarios(to_toml(scenario), overrides)
+
+
+def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool) -> None:
+    from ..compare import answer
+    from ..result import document, json_text, summarise
+    from .files import named_for_files, output_folder
+    from .table import print_answer, print_notes, print_table
+
+    folder = out if out is not None or as_json else DEFAULT_FOLDER / named_for_files(asked.name)
+    with output_folder(folder) as stage:
+        results = _simulated(asked, seeds)
+        entries = [summarise(runs) for runs in results.values()]
+        if stage is not None:
+            _write(stage, results, entries)
+    if as_json:
+        click.echo(json_text(document(entries)), nl=False)
+        for note in asked.notes:
+            click.echo(f"note: {note}", err=True)
+        return
+    print_table(entries)
+    print_answer(answer(results))
+    print_notes(asked.notes, entries)
+    assert folder is not None
+    click.echo(f"figure:  {folder / 'ttft.png'}")
+    click.echo(f"records: {folder}{os.sep}")
+
+
+def _simulated(asked: ScenarioFile, seeds: range) -> dict[str, list[Result]]:
+    """Every scenario under every seed, one after the other: a run is too short for a second process to pay."""
+    from ..engine.run import simulate
+    from .progress import progress_bar
+
+    results: dict[str, list[Result]] = {scenario.name: [] for scenario in asked.scenarios}
+    finished = 0
+    with progress_bar(len(asked.scenarios) * len(seeds)) as advance:
+        for scenario in asked.scenarios:
+            for seed in seeds:
+                what = scenario.name if len(seeds) == 1 else f"{scenario.name}, seed {seed}"
+
+                def report(share: float, what: str = what, finished: int = finished) -> None:
+                    advance(what, finished, share)
+
+                report(0.0)
+                results[scenario.name].append(simulate(scenario, seed=seed, progress=report))
+                finished += 1
+    return results
+
+
+def _write(stage: Path, results: Mapping[str, Sequence[Result]], entries: Sequence[Mapping[str, Any]]) -> None:
+    from ..report.figures import save_run_figure
+    from ..result import document, json_text
+    from .files import folder_names
+
+    for name, folder in folder_names(list(results)).items():
+        for result in results[name]:
+            result.save(stage / folder / f"seed-{result.seed}")
+    (stage / "results.json").write_text(json_text(document([dict(entry) for entry in entries])), encoding="utf-8")
+    save_run_figure(results, stage / "ttft.png")
