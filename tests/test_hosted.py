@@ -197,6 +197,15 @@ def test_no_output_ends_with_prefill():
     assert [what for _, _, what in world.said] == ["first_token", "visible", "finished"]
 
 
+def test_a_warm_up_pays_for_the_least_output_that_the_provider_allows():
+    world = World(replace(load_rules("anthropic"), warm_output_tokens=16))
+    world.send(0, DOC, kind="warm", output=1)
+    world.send(100, DOC, Segment("q", 20), output=1)
+    r = world.run()
+    assert r.output_tokens.tolist() == [16, 1]
+    assert r.e2e_s[0] - r.ttft_s[0] == pytest.approx(15 * 0.02)
+
+
 def test_estimates_are_what_happens_without_jitter_and_limits():
     world = World()
     request = Request(0.0, (DOC, Segment("q", 20)), Segment("a", 1), shared_segments=1)

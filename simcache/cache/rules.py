@@ -34,7 +34,7 @@ class ProviderRules:
     ``scope``: who shares entries (a request's ``organisation`` stands for a workspace too).
     ``bills_writes``: whether written tokens are a bill line of their own. ``bills_cancelled``: a request given up during
     its computation is billed, and then its entry appears all the same; False: neither.
-    ``warm_output_tokens``: the least output that a warm-up may ask for.
+    ``warm_output_tokens``: the least output that the provider lets a warm-up ask for.
 
     >>> load_rules("openai-2024").min_tokens
     1024

@@ -28,15 +28,17 @@ _NOTHING: Final = Lookup(0, 0, 0, 0)
 class HostedTicket(Ticket):
     """A ticket that knows what its request found in the cache and when it began to be computed (ticks; None: not yet)."""
 
-    __slots__ = ("found", "prefilled_at", "prompt_tokens", "sent_at", "started_at")
+    __slots__ = ("found", "output_tokens", "prompt_tokens", "sent_at", "started_at")
 
-    def __init__(self, request: Request, row: int, submitted_at: int, watch: Watch | None, sent_at: int) -> None:
+    def __init__(
+        self, request: Request, row: int, submitted_at: int, watch: Watch | None, *, sent_at: int, output_tokens: int
+    ) -> None:
         super().__init__(request, row, submitted_at, watch)
         self.sent_at = sent_at
         self.prompt_tokens = prompt_tokens(request.prompt)
+        self.output_tokens = output_tokens
         self.found = _NOTHING
         self.started_at: int | None = None
-        self.prefilled_at: int | None = None
 
 
 class _Bucket:
@@ -91,11 +93,16 @@ class HostedBackend:
     def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
         """Send ``request`` now; while the account's limits are reached it is sent again every ``retry_after_s``.
 
-        A request that is larger than a whole minute's allowance could never pass and ends ``rejected`` at once.
+        A request that is larger than a whole minute's allowance could never pass and ends ``rejected`` at once. A warm-up that
+        asks for less output than the provider lets anybody ask for gets (and pays for) that least output.
         """
         records, now = self.records, self._now
         row = records.row(request.session or "", request.user or "", request.kind)
-        ticket = HostedTicket(request, row, now if submitted_at is None else submitted_at, watch, now)
+        output_tokens = request.output.tokens
+        if request.kind != "user":
+            output_tokens = max(output_tokens, self.rules.warm_output_tokens)
+        since = now if submitted_at is None else submitted_at
+        ticket = HostedTicket(request, row, since, watch, sent_at=now, output_tokens=output_tokens)
         records.turn[row] = request.turn
         records.priority[row] = request.priority
         records.submitted_at_ns[row] = nanoseconds(ticket.submitted_at)
@@ -183,8 +190,7 @@ class HostedBackend:
         if self.rules.visibility == "scheduled":
             self._store_prefix(ticket)
         ttft_s = self.profile.ttft_s(ticket.prompt_tokens - found.hit_tokens, found.hit_tokens) * self._jitter(request)
-        ticket.prefilled_at = now + round(ttft_s * TICKS_PER_S)
-        self._at(ticket.prefilled_at, self._prefilled, ticket)
+        self._at(now + round(ttft_s * TICKS_PER_S), self._prefilled, ticket)
 
     def _prefilled(self, ticket: HostedTicket) -> None:
         """The first token; or, of a request given up meanwhile, the entry that it leaves."""
@@ -198,7 +204,7 @@ class HostedBackend:
         self._tell(ticket, "first_token")
         if visible:
             self._tell(ticket, "visible")
-        last = now + round(max(0, ticket.request.output.tokens - 1) * self._gap_s * TICKS_PER_S)
+        last = now + round(max(0, ticket.output_tokens - 1) * self._gap_s * TICKS_PER_S)
         if last == now:
             self._finish(ticket)
         else:
@@ -209,7 +215,7 @@ class HostedBackend:
             return
         now = ticket.finished_at = self._now
         self.records.finished_at_ns[ticket.row] = nanoseconds(now)
-        self.records.output_tokens[ticket.row] = ticket.request.output.tokens
+        self.records.output_tokens[ticket.row] = ticket.output_tokens
         if self.rules.visibility == "finished" and self._store_prefix(ticket):
             self._tell(ticket, "visible")
         self._end(ticket, "ok")
@@ -243,7 +249,7 @@ class HostedBackend:
     def _output_by(self, ticket: HostedTicket, now: int) -> int:
         assert ticket.first_token_at is not None
         gap = round(self._gap_s * TICKS_PER_S)
-        tokens = ticket.request.output.tokens
+        tokens = ticket.output_tokens
         return tokens if not gap else min(tokens, 1 + (now - ticket.first_token_at) // gap)
 
     def _jitter(self, request: Request) -> float:
