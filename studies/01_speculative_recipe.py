@@ -30,7 +30,7 @@ from simcache.result import Result
 from simcache.scenario import Scenario
 from simcache.scenario_file import load_scenarios
 
-FIGURE = Path(__file__).resolve().parent.parent / "figures" / "01_speculative_recipe.png"
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
 SEED = 1
 LONGEST_TYPING_S = 30.0
 RECIPE_TYPING_S = 3.0
@@ -93,8 +93,10 @@ def random_pairs(count: int) -> list[Pair]:
     return pairs
 
 
-def draw(typings_s: np.ndarray, lines: dict[str, list[float]], hidden_from_s: float, honest_s: float, pairs: list[Pair]) -> None:
-    """Both panels, into FIGURE."""
+def draw(
+    path: Path, typings_s: np.ndarray, lines: dict[str, list[float]], hidden_from_s: float, honest_s: float, pairs: list[Pair]
+) -> None:
+    """Both panels, into ``path``."""
     cold_s = lines["no warming"][0]
     with sheet(1, 2, width=11.0, height=4.6) as (figure, (left, right)):
         for index, (name, values_s) in enumerate(lines.items()):
@@ -127,7 +129,7 @@ def draw(typings_s: np.ndarray, lines: dict[str, list[float]], hidden_from_s: fl
         figure.colorbar(colours, ax=right, label="typing time, s")
         right.set(xlabel="max(0, warm - typing) + hit, s", ylabel="simulated TTFT from submit, s")
         right.set_title(f"{len(pairs)} random contexts and typing times")
-        save_figure(figure, FIGURE)
+        save_figure(figure, path)
 
 
 def saving(ttft_s: float, cold_s: float) -> str:
@@ -144,7 +146,8 @@ def main(quick: bool) -> str:
     hidden_from_s = theory.hiding_typing_s(profile.ttft_s(CONTEXT_TOKENS[1], 0))
     cold_s = lines["no warming"][0]
     honest_s = question_ttft_s(simulate(warming_scenario("wait"), seed=SEED))
-    draw(typings_s, lines, hidden_from_s, honest_s, pairs)
+    path = (FIGURES / "quick" if quick else FIGURES) / "01_speculative_recipe.png"
+    draw(path, typings_s, lines, hidden_from_s, honest_s, pairs)
     worst_s = max(abs(pair.simulated_s - pair.closed_form_s) for pair in pairs)
     return (
         f"After {RECIPE_TYPING_S:g} s of typing the user waits {honest_s:.1f} s from submit ({saving(honest_s, cold_s)}), not the "
