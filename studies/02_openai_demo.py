@@ -106,8 +106,8 @@ def main(quick: bool) -> str:
     passes_at = int(prompts[np.argmax(llama_share >= PROMISED_SHARE)])
     return (
         f"A prompt of 926 tokens is never cached and one of 1,136 finds {cached_tokens(1_136):,}; OpenAI's own figure saves "
-        f"{100 * shares[13_600]:.0f} % of TTFT at 13,600 tokens and {100 * shares[187_200]:.0f} % at 187,200, short of the promised "
-        f"80 %, which Llama-3-8B on an A100 passes at {passes_at:,} tokens."
+        f"{100 * shares[13_600]:.0f} % of TTFT at 13,600 tokens and {100 * shares[187_200]:.0f} % at 187,200, short of the "
+        f"promised 80 %, which Llama-3-8B on an A100 passes at {passes_at:,} tokens."
     )
 
 

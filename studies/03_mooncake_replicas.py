@@ -78,8 +78,8 @@ def main(quick: bool) -> str:
     return (
         f"{table(results)}\n\nCaching takes the median TTFT from {median['A100, no caching']} to {median['A100, caching']} on four "
         f"A100s and from {median['H100, no caching']} to {median['H100, caching']} on four H100s, with token hit ratios of "
-        f"{hits['A100, caching']} and {hits['H100, caching']}; ten times the memory brings {hits['H100, caching, 10 x memory']} and "
-        f"{median['H100, caching, 10 x memory']}."
+        f"{hits['A100, caching']} and {hits['H100, caching']}; ten times the memory brings {hits['H100, caching, 10 x memory']} "
+        f"and {median['H100, caching, 10 x memory']}."
     )
 
 
