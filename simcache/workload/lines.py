@@ -12,8 +12,10 @@ from typing import BinaryIO
 
 from ..errors import InputError
 
-CHUNK_BYTES = 1 << 18
-"""Bytes taken from the file (or out of the decompressor) at a time."""
+CHUNK_BYTES = 1 << 16
+"""Bytes of text taken from the file or out of the decompressor at a time."""
+
+_ZIPPED_BYTES = 1 << 14
 
 LONGEST_LINE = 999_999
 """Characters a line may have where one line is one request (some 70 million tokens in Mooncake's 512-token blocks)."""
@@ -35,17 +37,18 @@ def open_file(path: str | Path) -> BinaryIO:
         raise InputError("path", path, "must name a file")
     try:
         mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            raise InputError("path", str(path), "is a directory, not a trace file")
-        if not stat.S_ISREG(mode):
-            raise InputError("path", str(path), "must be a regular file: traces are read twice", "Save the stream to a file first.")
-        return open(path, "rb")
+        file = open(path, "rb") if stat.S_ISREG(mode) else None  # noqa: SIM115  # the caller closes it
     except FileNotFoundError:
         raise InputError("path", str(path), "does not exist") from None
     except PermissionError:
         raise InputError("path", str(path), "may not be read (permission denied)") from None
     except (OSError, ValueError) as problem:  # ValueError: a NUL byte in the name
         raise InputError("path", str(path), f"cannot be opened ({getattr(problem, 'strerror', None) or problem})") from None
+    if stat.S_ISDIR(mode):
+        raise InputError("path", str(path), "is a directory, not a trace file")
+    if file is None:
+        raise InputError("path", str(path), "must be a regular file: traces are read twice", "Save the stream to a file first.")
+    return file
 
 
 class _Broken(Exception):
@@ -53,7 +56,7 @@ class _Broken(Exception):
 
 
 def _chunks(file: BinaryIO) -> Iterator[bytes]:
-    head = file.read(CHUNK_BYTES)
+    head = file.read(_ZIPPED_BYTES)
     if not head.startswith(_GZIP_MAGIC):
         while head:
             yield head
@@ -71,16 +74,16 @@ def _chunks(file: BinaryIO) -> Iterator[bytes]:
             yield out
         pending = inflate.unconsumed_tail
         if inflate.eof:
-            pending = (inflate.unused_data or file.read(CHUNK_BYTES)).lstrip(b"\0")
+            pending = (inflate.unused_data or file.read(_ZIPPED_BYTES)).lstrip(b"\0")
             if not pending:
                 return
             inflate = zlib.decompressobj(31)  # gzip files may be concatenated
         elif not pending and not out:
-            pending = file.read(CHUNK_BYTES)
+            pending = file.read(_ZIPPED_BYTES)
             if not pending:
                 raise _Broken("is a truncated gzip file")
         elif not pending:
-            pending = file.read(CHUNK_BYTES)
+            pending = file.read(_ZIPPED_BYTES)
 
 
 def _text(raw: bytes, first_line: int, path: str | Path) -> str:

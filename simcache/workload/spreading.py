@@ -10,7 +10,7 @@ import numpy as np
 from ..prompt import Request
 from ..streams import stream
 
-_GAPS = 4096
+_GAPS = 1000
 _TIED = 1.5
 _INSTANTS = 3
 
@@ -39,7 +39,7 @@ def find_ticks(instants_s: Iterable[float]) -> Ticks:
     """Count requests and distinct instants of a sorted series and find the clock's tick.
 
     The clock is coarse when at least 3 instants carry 1.5 requests each on average and lie on a grid: 9 of 10 gaps of up to
-    4 ticks (of the first 4,096) are within a tenth of a whole number of ticks, the tick being the 10 % quantile of the
+    4 ticks (of the first 1,000) are within a tenth of a whole number of ticks, the tick being the 10 % quantile of the
     gaps. Bursts at irregular instants are not a clock and stay as they are.
 
     >>> find_ticks([0, 0, 0, 3, 3, 3, 6.001, 6.001]).tick_s

@@ -20,7 +20,7 @@ from ..prompt import KINDS, Request, Segment, prompt_tokens
 from .block_identity import BlockIdentity
 from .trace_rows import LATEST_S, MOST_TOKENS
 
-_DUMP: Final = json.JSONEncoder(separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode
+_DUMP: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 _DEFAULTS: Final = {
     "session": None,
     "turn": 0,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -222,23 +222,19 @@ def trace_ticks(path: str | Path, format: str) -> Ticks:
 
 
 def _instants_s(path: str | Path, format: str) -> Iterator[float]:
-    if format in ("azure", "segments"):
-        try:
+    try:
+        if format in ("azure", "segments"):
             for request in file_rows(path, format):
                 yield request.arrived_at_s
-        except InputError:
-            return  # the reader will come to the same row and say so
+            return
+        search = re.compile('"' + _TIME_FIELD[format] + _NUMBER).search
+        per_s = 1.0 if format == "simcache" else 1000.0
+        for _, text in numbered_lines(path, LONGEST_LINE if format != "lmcache" else LONGEST_SESSION_LINE):
+            match = search(text)
+            if match:
+                yield float(match[1]) / per_s
+    except ValueError:  # a broken file or row, or a number that is none: the reader comes to the same place and says so
         return
-    search = re.compile('"' + _TIME_FIELD[format] + _NUMBER).search
-    per_s = 1.0 if format == "simcache" else 1000.0
-    number: Callable[[str], float] = float
-    for _, text in numbered_lines(path, LONGEST_LINE if format != "lmcache" else LONGEST_SESSION_LINE):
-        match = search(text)
-        if match:
-            try:
-                yield number(match[1]) / per_s
-            except ValueError:
-                return
 
 
 @dataclass(frozen=True, kw_only=True)
