@@ -112,6 +112,7 @@ class BlockPool:
         self.duplicates = duplicates
         self.ttl = ttl
         self.ttl_kind = ttl_kind
+        self._fixed = ttl is not None and ttl_kind == "fixed"
         self.free = blocks  # blank + queued
         self.blank = blocks  # unhashed free blocks in front of the queue
         self.evicted = 0  # blocks that lost their key so far, by eviction or expiry
@@ -203,36 +204,28 @@ class BlockPool:
 
     def insert(self, holding: Holding, until: int) -> None:
         """Give keys to the holding's blocks up to block index ``until``: they are now hit-able."""
-        if not self.caching or until <= holding.at:
+        at = holding.at
+        if until <= at or not self.caching:
             return
-        fixed = self.ttl is not None and self.ttl_kind == "fixed"
-        inserted = until - holding.at
-        self.inserted += inserted
-        if self._inserted_tokens is not None:
-            self._inserted_tokens[holding.origin] += inserted * self.block_tokens
+        self.inserted += until - at
         content, block_tokens = holding.content, self.block_tokens
-        while holding.at < until:
-            node, at = holding.node, holding.at
+        if self._inserted_tokens is not None:
+            self._inserted_tokens[holding.origin] += (until - at) * block_tokens
+        node = holding.node
+        if not node.children and holding.pieces and not self._fixed:
+            last = holding.pieces[-1][0]
+            if last.node is node and last.refs == 1 and last.origin == holding.origin and len(node.extents) == 1:
+                node.content = content  # nobody else's copy: it grows; the content agrees up to the old end and goes on
+                last.size += until - at
+                node.end = holding.at = until
+                return
+        while at < until:
             key = content.block_key(at, block_tokens)
-            child = node.children.get(key) if node.children else None
+            child = node.children.get(key)
             if child is None:
-                last = holding.pieces[-1][0] if holding.pieces else None
-                if (
-                    last is not None
-                    and last.node is node
-                    and last.refs == 1
-                    and last.origin == holding.origin
-                    and len(node.extents) == 1
-                    and not node.children
-                    and not fixed
-                ):
-                    node.content = content  # it agrees up to the old end and goes on
-                    last.size += until - at
-                    node.end = until
-                else:
-                    child = Node(node, key, at, until, content)
-                    node.children[key] = child
-                    self._add_extent(child, holding, at)
+                child = Node(node, key, at, until, content)
+                node.children[key] = child
+                self._add_extent(child, holding, at)
                 holding.at = until
                 return
             stop = child.end if child.end < until else until
@@ -252,7 +245,8 @@ class BlockPool:
                 self.inserted -= end - at
             else:
                 self._add_extent(child, holding, at)
-            holding.at = end
+            node = child
+            at = holding.at = end
 
     def release(self, holding: Holding) -> None:
         """Give everything back, tail first; blocks with a key stay hit-able until they are popped."""
@@ -309,7 +303,8 @@ class BlockPool:
 
     def _add_extent(self, node: Node, holding: Holding, at: int) -> None:
         extent = Extent(node, node.start, node.end - node.start, 1, holding.origin, False)
-        if self.ttl is not None and self.ttl_kind == "fixed":
+        if self._fixed:
+            assert self.ttl is not None
             extent.expires_at = self.now + self.ttl
             heapq.heappush(self._by_expiry, (extent.expires_at, self.inserted, extent))
         node.extents.append(extent)
@@ -334,7 +329,7 @@ class BlockPool:
                 piece.prev, piece.next = tail, tail.next
                 tail.next.prev = piece
                 tail.next = piece
-            if self.ttl is not None and self.ttl_kind == "fixed" and piece.expires_at is not None:
+            if self._fixed and piece.expires_at is not None:
                 heapq.heappush(self._by_expiry, (piece.expires_at, -self.inserted - len(self._by_expiry), piece))
             head.extents.append(piece)
         return head

@@ -22,9 +22,16 @@ class Content:
     __slots__ = ("ends", "keys", "prompt_tokens")
 
     def __init__(self, prompt: Prompt, output: Segment) -> None:
-        parts = [segment for segment in prompt if segment[1]]
-        keys = [segment[0] for segment in parts]
-        ends = list(accumulate(segment[1] for segment in parts))
+        keys: list[Hashable]
+        ends: list[int]
+        if prompt:
+            all_keys, counts = zip(*prompt, strict=True)
+            keys, ends = list(all_keys), list(accumulate(counts))
+            if 0 in counts:  # empty segments hold no token
+                keys = [key for key, count in zip(all_keys, counts, strict=True) if count]
+                ends = list(accumulate(count for count in counts if count))
+        else:
+            keys, ends = [], []
         self.prompt_tokens = ends[-1] if ends else 0
         if output[1]:
             keys.append(output[0])

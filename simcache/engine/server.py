@@ -62,9 +62,7 @@ class ReplicaServer:
         live = ticket.live = LiveRequest(request, row, ticket)
         ticket.server = self
         block_tokens = self.scheduler.block_tokens
-        prompt_tokens = 0
-        for segment in request.prompt:
-            prompt_tokens += segment[1]
+        prompt_tokens = live.asked_tokens
         records.turn[row] = request.turn
         records.priority[row] = request.priority
         records.replica[row] = self.index

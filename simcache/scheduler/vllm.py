@@ -38,6 +38,7 @@ class LiveRequest:
 
     __slots__ = (
         "arrival",
+        "asked_tokens",
         "computed",
         "content",
         "eager",
@@ -67,7 +68,8 @@ class LiveRequest:
     def __init__(self, request: Request, row: int, ticket: Any = None) -> None:
         prompt, output = request.prompt, request.output
         self.content = Content(prompt, output)
-        if not self.content.prompt_tokens:  # an engine always starts from at least one token
+        self.asked_tokens = self.content.prompt_tokens
+        if not self.asked_tokens:  # an engine always starts from at least one token
             self.content = Content((Segment(("start", row), 1),), output)
         self.ticket = ticket
         self.row = row
@@ -374,7 +376,7 @@ class VllmScheduler:
         if need > 0:
             self.pool.take(need)
             holding.blocks += need
-        if self.at_schedule:
+        if self.at_schedule and end // self.block_tokens > holding.at:
             self.pool.insert(holding, end // self.block_tokens)
         live.scheduled = count
         plan.chunks.append(live)
@@ -445,7 +447,8 @@ class VllmScheduler:
             live.scheduled = 0
             if steps > 1:
                 live.holding.blocks = -(-live.computed // block_tokens)
-            pool.insert(live.holding, live.computed // block_tokens)
+            if live.computed // block_tokens > live.holding.at:
+                pool.insert(live.holding, live.computed // block_tokens)
             if live.computed == live.prompt_tokens + live.sampled:
                 self.prefills.remove(live)
                 live.sampled += 1
