@@ -31,7 +31,7 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.option("--kv-tokens", type=int, help="KV memory per replica in tokens.  [default: the profile's]")
 @click.option("--block-tokens", type=int, help="Tokens per cache block.  [default: 16]")
 @click.option("--spread-ticks", type=bool, help="Spread requests within a coarse clock's tick: 1 or 0.  [default: 1]")
-@click.option("--no-prefix-caching", is_flag=True, help="Serve without a prefix cache.")
+@click.option("--no-prefix-caching", is_flag=True, default=None, help="Serve without a prefix cache.")
 def command(
     scenario: str | None,
     seed: int,
@@ -49,7 +49,7 @@ def command(
     """
     from ..scenario_file import read_scenarios
 
-    given = {name: value for name, value in trace_options.items() if value not in (None, False)}
+    given = {name: value for name, value in trace_options.items() if value is not None}
     if trace is None:
         if given:
             raise click.UsageError(f"{_flag(next(iter(given)))} goes with --trace; for a scenario use --set.")
