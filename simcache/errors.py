@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -90,7 +91,7 @@ def require_number(
     """
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise InputError(name, value, "must be a number")
-    if not abs(value) < float("inf"):
+    if not abs(value) <= sys.float_info.max:  # NaN fails too, and so does an integer that no float can hold
         raise InputError(name, value, "must be finite")
     if at_least is not None and value < at_least:
         raise InputError(name, value, f"must be at least {at_least:g}")

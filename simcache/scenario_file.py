@@ -90,7 +90,7 @@ def parse_scenarios(text: str, overrides: Sequence[str] = (), *, path: Path | No
     """
     try:
         top: Table = tomllib.loads(text)
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, RecursionError) as error:  # a thousand brackets are no scenario either
         raise InputError("scenario", path.name if path else "text", f"must be TOML: {error}", path=path) from None
     return _Reader(Builder(path=path, base=path.parent if path else None)).read(top, overrides)
 
@@ -218,7 +218,7 @@ def _override(text: str) -> tuple[str, Table]:
     for spelled in (value, json.dumps(value)):
         try:
             change = tomllib.loads(f"{key} = {spelled}")
-        except tomllib.TOMLDecodeError:
+        except (tomllib.TOMLDecodeError, RecursionError):
             continue
         names: list[str] = []
         inner: Any = change

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Final, Protocol, runtime_checkable
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from ..errors import InputError, require, require_count, require_number
 
@@ -33,6 +33,15 @@ class Distribution(Protocol):
     def high(self) -> float: ...
 
 
+@runtime_checkable
+class Law(Distribution, Protocol):
+    """A distribution that knows its own law: every one shipped here does."""
+
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x), element by element."""
+        ...
+
+
 Numbers = float | Distribution
 """What a user may write where a distribution is wanted."""
 
@@ -53,6 +62,10 @@ class Fixed:
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         """``n`` times the value; uses up nothing of ``rng``."""
         return np.full(n, float(self.value))
+
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+        return np.where(np.asarray(x, dtype=float) >= self.value, 1.0, 0.0)
 
     @property
     def mean(self) -> float:
@@ -93,6 +106,11 @@ class Uniform:
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         """``n`` values."""
         return rng.uniform(self.low, self.high, n)
+
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+        x, width = np.asarray(x, dtype=float), self.high - self.low
+        return np.clip((x - self.low) / width, 0.0, 1.0) if width else np.where(x >= self.low, 1.0, 0.0)
 
     @property
     def mean(self) -> float:
@@ -136,6 +154,10 @@ class Exponential(_Positive):
         """``n`` values."""
         return rng.exponential(self.mean, n)
 
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+        return np.asarray(-np.expm1(-np.maximum(np.asarray(x, dtype=float), 0.0) / self.mean))
+
     @property
     def median(self) -> float:
         """mean * ln 2."""
@@ -170,10 +192,21 @@ class LogNormal(_Positive):
         """``n`` values."""
         return self.median * np.exp(self.sigma * rng.standard_normal(n))
 
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+        if not self.sigma:
+            return Fixed(self.median).cdf(x)
+        with np.errstate(divide="ignore"):
+            z = np.log(np.maximum(np.asarray(x, dtype=float), 0.0) / self.median) / self.sigma
+        return np.asarray([0.5 * math.erfc(-value / math.sqrt(2)) for value in z.ravel().tolist()]).reshape(z.shape)
+
     @property
     def mean(self) -> float:
-        """median * exp(sigma² / 2)."""
-        return self.median * math.exp(self.sigma**2 / 2)
+        """median * exp(sigma² / 2); inf where no float can hold it."""
+        try:
+            return self.median * math.exp(self.sigma**2 / 2)
+        except OverflowError:
+            return math.inf
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -191,9 +224,24 @@ class LogLogistic(_Positive):
         require_number("median", self.median, above=0)
         require_number("shape", self.shape, above=0)
 
+    @classmethod
+    def of_mean(cls, mean: float, shape: float) -> LogLogistic:
+        """The log-logistic with this mean; ``shape`` above 1.
+
+        >>> round(LogLogistic.of_mean(1.0, 4.0).mean, 12)
+        1.0
+        """
+        require_number("shape", shape, above=1)
+        return cls(median=mean * math.sin(math.pi / shape) / (math.pi / shape), shape=shape)
+
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         """``n`` values."""
         return self.median * np.exp(rng.logistic(0.0, 1.0, n) / self.shape)
+
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+        with np.errstate(divide="ignore", over="ignore"):
+            return np.asarray(1 / (1 + (np.maximum(np.asarray(x, dtype=float), 0.0) / self.median) ** -self.shape))
 
     @property
     def mean(self) -> float:
@@ -218,6 +266,10 @@ class Geometric:
     def draw(self, rng: np.random.Generator, n: int) -> NDArray[np.float64]:
         """``n`` whole values."""
         return rng.geometric(1 / self.mean, n).astype(np.float64)
+
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+        return np.asarray(1 - (1 - 1 / self.mean) ** np.maximum(np.floor(np.asarray(x, dtype=float)), 0.0))
 
     @property
     def median(self) -> float:
@@ -258,6 +310,11 @@ class Zipf:
         """``n`` whole values."""
         ranks = np.searchsorted(np.cumsum(self._law()), rng.random(n), side="right")
         return np.minimum(ranks, self.n - 1).astype(np.float64)  # the cumulative sum may end below 1 by a rounding
+
+    def cdf(self, x: ArrayLike) -> NDArray[np.float64]:
+        """P(X <= x)."""
+        upto = np.concatenate(([0.0], np.cumsum(self._law())))
+        return np.asarray(upto[np.clip(np.floor(np.asarray(x, dtype=float)).astype(np.int64) + 1, 0, self.n)])
 
     @property
     def mean(self) -> float:
