@@ -20,7 +20,7 @@ from .oracles import vllm_steps
 
 
 def engine_file(folder: Path, name: str) -> dict:
-    return json.loads(gzip.open(folder / "engines" / f"{name}.json.gz").read())
+    return json.loads(gzip.decompress((folder / "engines" / f"{name}.json.gz").read_bytes()))
 
 
 def engine_requests(folder: Path, name: str) -> list[Request]:
