@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import gzip
 import json
+import tracemalloc
 import warnings
 from collections.abc import Hashable
 from pathlib import Path
@@ -222,3 +223,20 @@ def test_all_inputs_empty(tmp_path: Path) -> None:
     trace = read_block_trace(chain_file(tmp_path / "t.jsonl", [[], []]), "mooncake", 16)
     assert (len(trace), len(trace.ids), trace.starts.tolist()) == (2, 0, [0, 0, 0])
     assert trace.ids.dtype == np.int64
+
+
+def test_memory_of_batches_does_not_grow_with_the_file(tmp_path: Path) -> None:
+    def peak(n: int) -> int:
+        path = tmp_path / f"{n}.jsonl"
+        with path.open("w") as file:
+            for i in range(n):
+                file.write(f'{{"timestamp": {i}, "input_length": 900, "output_length": 1, "hash_ids": [{2 * i}, {2 * i + 1}]}}\n')
+        tracemalloc.start()
+        try:
+            assert sum(len(batch) for batch in block_batches(path, "mooncake")) == n
+            return tracemalloc.get_traced_memory()[1]
+        finally:
+            tracemalloc.stop()
+
+    small, large = peak(10_000), peak(100_000)
+    assert large - small < 90_000, f"{(large - small) / 90_000:.1f} bytes a row"

@@ -165,7 +165,7 @@ def text_chunks(path: str | Path) -> Iterator[str]:
 
 def _check_length(rest: bytes, more: int, longest: int, path: str | Path, line: int) -> None:
     if len(rest) + more > longest:
-        shown = rest[:80].decode(errors="replace")
+        shown = rest[:40].decode(errors="replace") + "..."
         raise InputError("line", shown, f"must have at most {longest:,} characters", path=path, line=line)
 
 
