@@ -25,7 +25,8 @@ from simcache.workload.distributions import (
     distribution,
     whole,
 )
-from simcache.workload.typist import Typing, Typist, evenly
+from simcache.workload.empirical import Empirical, TracePauses, session_gaps
+from simcache.workload.typist import DESKTOP, INPUT_METHOD, MOBILE, Typing, Typist, delivered, evenly
 
 LAWS = [
     Fixed(3.5),
@@ -38,6 +39,8 @@ LAWS = [
     Geometric(mean=3.51),
     Zipf(n=50, exponent=1.1),
     Zipf(n=7, exponent=0.0),
+    LogLogistic.of_mean(1.0, 4.0),
+    Empirical((3.0, 1.0, 1.0, 40.0)),
 ]
 
 
@@ -57,15 +60,56 @@ def test_a_longer_draw_begins_like_a_shorter_one(law):
 
 
 def test_every_named_distribution_is_tried_here():
-    assert {type(law) for law in LAWS} == set(DISTRIBUTIONS.values())
+    assert {type(law) for law in LAWS} == {*DISTRIBUTIONS.values(), Empirical}
 
 
-def test_log_logistic_follows_its_law():
-    law = LogLogistic(median=2.0, shape=3.0)
-    draws = np.sort(law.draw(stream(1, "ks"), 100_000))
-    expected = 1 - 1 / (1 + (draws / 2.0) ** 3)
-    assert np.abs(expected - np.arange(1, 100_001) / 100_000).max() < 0.01
+def ks_distance(draws: np.ndarray, cdf) -> float:
+    """Largest distance between the draws' steps and the law, on either side of every jump."""
+    at, counts = np.unique(draws, return_counts=True)
+    upto = np.cumsum(counts) / len(draws)
+    return float(max(np.abs(upto - cdf(at)).max(), np.abs(upto - counts / len(draws) - cdf(np.nextafter(at, -np.inf))).max()))
+
+
+@pytest.mark.parametrize("law", LAWS, ids=repr)
+def test_draws_follow_the_stated_law(law):
+    assert ks_distance(law.draw(stream(1, "ks"), 50_000), law.cdf) < 0.01
+    assert law.cdf(np.array([law.low - 1.0]))[0] == 0
+    assert law.cdf(law.median) >= 0.5 - 1e-12
+
+
+def test_laws_against_scipy():
+    from scipy import stats
+
+    x = np.geomspace(0.01, 50, 40)
+    assert LogNormal(median=2.0, sigma=0.7).cdf(x) == pytest.approx(stats.lognorm.cdf(x, 0.7, scale=2.0), abs=1e-12)
+    assert LogLogistic(median=2.0, shape=3.0).cdf(x) == pytest.approx(stats.fisk.cdf(x, 3.0, scale=2.0), abs=1e-12)
+    assert LogLogistic(median=2.0, shape=3.0).mean == pytest.approx(stats.fisk.mean(3.0, scale=2.0))
+    assert Geometric(mean=3.5).cdf(x) == pytest.approx(stats.geom.cdf(x, 1 / 3.5), abs=1e-12)
+    assert Exponential(mean=3.5).cdf(x) == pytest.approx(stats.expon.cdf(x, scale=3.5), abs=1e-12)
     assert LogLogistic(median=1.0, shape=1.0).mean == math.inf
+
+
+def test_real_pauses_are_resampled(shared_data):
+    path = str(shared_data / "traces" / "claude_code_sessions.jsonl.gz")
+    people, tools = TracePauses(path=path), TracePauses(path=path, after="tool")
+    gaps = [gap for session in session_gaps(path) for gap in session]
+    assert sum(not gap.after_tool for gap in gaps) == 878
+    assert (people.median, tools.median) == (210.0, 8.0)
+    assert 1 - people.cdf(300.0) == pytest.approx(0.438, abs=0.001)
+    assert 1 - people.cdf(3600.0) == pytest.approx(0.098, abs=0.001)
+    assert ks_distance(people.draw(stream(1, "pauses"), 20_000), people.cdf) < 0.02
+    with pytest.raises(InputError, match="after"):
+        TracePauses(path=path, after="lunch")
+
+
+def test_a_file_without_sessions_is_refused(tmp_path):
+    broken = tmp_path / "t.jsonl"
+    broken.write_text('{"requests": [[1, 2]]}\n')
+    with pytest.raises(InputError, match="compact coding-agent format"):
+        TracePauses(path=str(broken)).draw(stream(1, "x"), 3)
+    broken.write_text('{"requests": []}\n')
+    with pytest.raises(InputError, match="must hold pauses after an answer"):
+        TracePauses(path=str(broken)).draw(stream(1, "x"), 3)
 
 
 @pytest.mark.parametrize(
@@ -200,6 +244,80 @@ def simulated_one(number: int) -> Typing:
     return PEOPLE[number]
 
 
+CHINESE = Typist(committed_chars=Uniform(low=1, high=6), keys_per_char=3, word_keys=2, chars_per_token=1, edit_share=0.1)
+
+
+def test_draft_tokens_of_an_input_method_equal_a_loop_over_keys():
+    """Text shows in chunks: between two commits the field stands still, and every commit adds what was composed."""
+    for number, typing in enumerate(simulated(200, CHINESE)):
+        texts = literal_texts(typing)
+        for index, (at_s, change) in enumerate(keys(typing)):
+            assert typing.draft_tokens(at_s) == len(texts[index + 1])
+            assert change == -1 or change > 0
+        if typing.submit_at_s is not None and number % 5 != 0:
+            assert typing.draft_tokens(typing.end_at_s) == 1 + int(80 * stream(11, "people").random((200, 3))[number, 0])
+        for t_s in typing.event_at_s[:6].tolist():
+            assert sum(tokens for _, tokens in typing.draft_pieces(t_s)) == typing.draft_tokens(t_s)
+        drafts = [tuple(draft("s", 0, r, n) for r, n in typing.draft_pieces(t_s)) for t_s in [-1.0, *typing.event_at_s.tolist()]]
+        for a, b in stream(13, "pairs", number).integers(0, len(texts), (10, 2)).tolist():
+            same = next(
+                (i for i, (x, y) in enumerate(zip(texts[a], texts[b], strict=False)) if x != y), min(map(len, (texts[a], texts[b])))
+            )
+            assert shared_prefix_tokens(drafts[a], drafts[b]) <= same
+
+
+def test_an_input_method_takes_more_keys_and_shows_text_later():
+    plain = Typist(pause_share=0, sentence_pause_share=0, edit_share=0, chars_per_token=1)
+    composed = Typist(
+        pause_share=0, sentence_pause_share=0, edit_share=0, chars_per_token=1, committed_chars=Geometric(mean=2.2), keys_per_char=3
+    )
+    one, other = (typist.type(stream(1, "t"), tokens=6_000, person_key_s=0.2) for typist in (plain, composed))
+    assert one.end_at_s / other.end_at_s == pytest.approx(1 / 3, rel=0.02)
+    assert 6_000 / len(other.event_at_s) == pytest.approx(2.2, rel=0.05)
+    assert other.first_key_at_s < other.event_at_s[0]
+    assert one.first_key_at_s == one.event_at_s[0] == other.first_key_at_s
+    assert other.left(other.first_key_at_s).first_key_at_s == other.first_key_at_s
+    assert other.left(0.0).first_key_at_s is None
+
+
+def test_populations_type_as_fast_as_was_measured():
+    """Inter-key mean 0.2387 s (Dhakal et al. 2018); 36.2 words of five keys a minute (Palin et al. 2019)."""
+
+    def mean_key_s(typist):
+        return np.mean([typist.person(stream(1, "person", i)) for i in range(20_000)])
+
+    assert mean_key_s(DESKTOP) == pytest.approx(0.2387, rel=0.01)
+    assert 60 / (5 * mean_key_s(MOBILE)) == pytest.approx(36.2, rel=0.01)
+    assert mean_key_s(INPUT_METHOD) == mean_key_s(DESKTOP)
+
+
+def test_leaving_at_an_instant_keeps_what_was_done_before():
+    for typing in simulated(100):
+        for t_s in (0.0, typing.end_at_s * 0.4, typing.end_at_s, typing.end_at_s + 1):
+            cut = typing.left(t_s)
+            if t_s >= typing.end_at_s:
+                assert cut is typing
+                continue
+            assert (cut.left_at_s, cut.submit_at_s) == (t_s, None)
+            assert cut.draft_pieces(1e9) == typing.draft_pieces(t_s)
+
+
+def test_when_a_draft_reaches_a_length():
+    assert evenly(4.0, 4).reaches_tokens_at_s(1) == 0.0
+    assert evenly(4.0, 4).reaches_tokens_at_s(5) is None
+    for typing in simulated(60):
+        for tokens in (1, 10, 40):
+            at_s = typing.reaches_tokens_at_s(tokens)
+            assert at_s == next((t for t in typing.event_at_s.tolist() if typing.draft_tokens(t) >= tokens), None)
+
+
+def test_what_a_tool_delivers_gives_no_occasion_to_warm_before_it_is_there():
+    result = delivered(8.0, 300)
+    assert (result.submit_at_s, result.draft_tokens(7.999), result.draft_tokens(8.0)) == (8.0, 0, 300)
+    assert result.focus_at_s == result.first_key_at_s == result.end_at_s
+    assert result.pauses_at_s(1.0).size == result.every_tokens_at_s(10).size == 0
+
+
 def test_order_of_a_turn():
     for typing in simulated(300):
         assert 0 <= typing.focus_at_s <= (typing.first_key_at_s if typing.first_key_at_s is not None else typing.end_at_s)
@@ -230,7 +348,7 @@ def test_a_paste_arrives_in_one_event():
 
 def test_speed_between_people_is_the_measured_one():
     """Copying text without pauses: inter-key mean 0.2387 s, standard deviation 0.1116 s between people (Dhakal et al. 2018)."""
-    copying = Typist(pause_share=0, edit_share=0)
+    copying = Typist(pause_share=0, sentence_pause_share=0, edit_share=0)
     means = np.array([copying.person(stream(1, "person", i)) for i in range(20_000)])
     assert means.mean() == pytest.approx(0.2387, rel=0.01)
     assert means.std() == pytest.approx(0.1116, rel=0.05)
@@ -240,7 +358,9 @@ def test_speed_between_people_is_the_measured_one():
 
 
 def test_pauses_and_edits_come_as_often_as_they_are_told_to():
-    typing = Typist(pause_share=0.3, pause_s=100, edit_share=0).type(stream(1, "t"), tokens=10_000, person_key_s=0.2)
+    typing = Typist(pause_share=0.3, pause_s=100, sentence_pause_share=0, edit_share=0).type(
+        stream(1, "t"), tokens=10_000, person_key_s=0.2
+    )
     assert np.mean(np.diff(typing.event_at_s) > 50) == pytest.approx(0.3 / 5, rel=0.05)
     typing = Typist(edit_share=0.1, deleted_chars=8).type(stream(1, "t"), tokens=10_000, person_key_s=0.2)
     assert np.sum(np.diff(typing.draft_chars_after, prepend=0) < 0) / 8 == pytest.approx(8_000 * 0.1, rel=0.1)
@@ -272,6 +392,12 @@ def test_equal_draws_are_equal_and_cannot_be_changed():
         (lambda: Typist(edit_share=-0.1), "edit_share"),
         (lambda: Typist(focus_s=-1), r"focus_s\(=-1\) must be at least 0"),
         (lambda: Typist(word_keys=0), "word_keys"),
+        (lambda: Typist(sentence_words=0), "sentence_words"),
+        (lambda: Typist(keys_per_char=0), "keys_per_char"),
+        (lambda: Typist(committed_chars=-1), "committed_chars"),
+        (lambda: LogLogistic.of_mean(1.0, 1.0), r"shape\(=1.0\) must be above 1"),
+        (lambda: Empirical(()), "values"),
+        (lambda: delivered(-1, 3), "after_s"),
         (lambda: Typist(chars_per_token=0), "chars_per_token"),
         (lambda: evenly(-1, 22), r"typing_s\(=-1\) must be at least 0"),
         (lambda: evenly(1, 0), r"tokens\(=0\) must be at least 1"),

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import overload
+from dataclasses import dataclass, replace
+from typing import Final, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ..errors import require_count, require_number
-from .distributions import LogNormal, Numbers, distribution, whole
+from .distributions import Geometric, LogNormal, Numbers, distribution, whole
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -19,7 +19,8 @@ class Typing:
     ``event_at_s`` (sorted) are the instants at which the draft changes: keys, deletions, a paste; ``draft_chars_after`` is
     what stands in the field after each. The draft's tokens are its whole ``chars_per_token``. ``revisions`` are pairs
     (index of the first event typed after a deletion, tokens that survived it). Exactly one of ``submit_at_s`` and
-    ``left_at_s`` is given. Made by :class:`Typist` or :func:`evenly`.
+    ``left_at_s`` is given. ``first_key_s``: the first key where it comes before the first change (an input method holds text
+    back); None: they are one. Made by :class:`Typist`, :func:`evenly` or :func:`delivered`.
 
     >>> evenly(3.0, 22).draft_tokens(1.5)
     12
@@ -32,6 +33,7 @@ class Typing:
     revisions: tuple[tuple[int, int], ...] = ()
     submit_at_s: float | None = None
     left_at_s: float | None = None
+    first_key_s: float | None = None
 
     def __post_init__(self) -> None:
         self.event_at_s.setflags(write=False)
@@ -45,11 +47,13 @@ class Typing:
 
     def _key(self) -> tuple[object, ...]:
         arrays = (self.event_at_s.tobytes(), self.draft_chars_after.tobytes())
-        return (*arrays, self.focus_at_s, self.chars_per_token, self.revisions, self.submit_at_s, self.left_at_s)
+        return (*arrays, self.focus_at_s, self.chars_per_token, self.revisions, self.submit_at_s, self.left_at_s, self.first_key_s)
 
     @property
     def first_key_at_s(self) -> float | None:
         """The first key (or the paste); None: left before it."""
+        if self.first_key_s is not None:
+            return self.first_key_s
         return float(self.event_at_s[0]) if len(self.event_at_s) else None
 
     @property
@@ -58,6 +62,36 @@ class Typing:
         end = self.left_at_s if self.submit_at_s is None else self.submit_at_s
         assert end is not None
         return end
+
+    def left(self, at_s: float) -> Typing:
+        """The same person giving up at ``at_s``, unless the end comes first: what would have followed never happens.
+
+        >>> evenly(4.0, 4).left(1.5).draft_tokens(9.0)
+        2
+        """
+        require_number("at_s", at_s, at_least=0)
+        if at_s >= self.end_at_s:
+            return self
+        done = int(np.searchsorted(self.event_at_s, at_s, side="right"))
+        pressed = self.first_key_s is not None and self.first_key_s <= at_s
+        return replace(
+            self,
+            event_at_s=self.event_at_s[:done],
+            draft_chars_after=self.draft_chars_after[:done],
+            revisions=tuple((event, surviving) for event, surviving in self.revisions if event < done),
+            submit_at_s=None,
+            left_at_s=float(at_s),
+            first_key_s=self.first_key_s if pressed else None,
+        )
+
+    def reaches_tokens_at_s(self, tokens: int) -> float | None:
+        """The first instant at which at least ``tokens`` tokens stand in the field; None: never.
+
+        >>> evenly(4.0, 4).reaches_tokens_at_s(3)
+        2.0
+        """
+        there = np.flatnonzero(self.draft_chars_after >= tokens * self.chars_per_token)
+        return float(self.event_at_s[there[0]]) if len(there) else None
 
     @overload
     def draft_tokens(self, t_s: float) -> int: ...
@@ -137,6 +171,20 @@ def evenly(typing_s: float, tokens: int, *, focus_at_s: float = 0.0, share: floa
     return Typing(focus_at_s=focus_at_s, event_at_s=at[:done], draft_chars_after=drafted[:done], left_at_s=left_at_s)
 
 
+def delivered(after_s: float, tokens: int) -> Typing:
+    """What no human types: ``tokens`` that a tool returns ``after_s`` seconds after its call, and sends on at once.
+
+    Nothing is opened, focused or keyed before it is there, so no warm-up of a draft can run ahead of it.
+
+    >>> delivered(8.0, 300).draft_tokens(8.0)
+    300
+    """
+    require_number("after_s", after_s, at_least=0)
+    require_count("tokens", tokens)
+    at = float(after_s)
+    return Typing(focus_at_s=at, event_at_s=np.array([at]), draft_chars_after=np.array([tokens]), submit_at_s=at)
+
+
 @dataclass(frozen=True, kw_only=True)
 class Typist:
     """How people type a question; every field a number or a distribution (seconds unless the name says otherwise).
@@ -147,8 +195,15 @@ class Typist:
     scatter by ``key_over_mean`` (mean 1; log-normal, nearly as good on free text as the log-logistic that fits best:
     Gonzalez et al., Heliyon 2021, doi 10.1016/j.heliyon.2021.e08413). Composing is slower than copying: at each word border
     (every ``word_keys`` keys), a thinking pause of ``pause_s`` with probability ``pause_share``, and with ``edit_share`` the
-    last ``deleted_chars`` characters are deleted, one key each, and typed anew. These shares, and focus, think and review, have no
-    public source: they are assumptions with sensible sizes. ``chars_per_token`` 4 is the usual figure for English.
+    last ``deleted_chars`` characters are deleted, one key each, and typed anew. A sentence border is every ``sentence_words``-th
+    word border; there ``sentence_pause_share`` and ``sentence_pause_s`` come on top (pauses are longer before sentences than
+    before words, and before words than within them: Roeser et al., Reading and Writing 2021, doi 10.1007/s11145-021-10203-z;
+    between-word pauses have two components: doi 10.18413/2313-8912-2024-10-4-0-8). These shares and sizes, and focus, think and
+    review, have no public source: they are assumptions. ``chars_per_token`` 4 is the usual figure for English.
+
+    An input method keeps keys back: with ``committed_chars`` (characters per chunk; None: every key shows at once) text reaches
+    the field in chunks, each when its last key is pressed, and ``keys_per_char`` keys make one character. Deletions show at once.
+    Populations ready to use: :data:`DESKTOP`, :data:`MOBILE`, :data:`INPUT_METHOD`.
 
     >>> Typist().type(np.random.default_rng(1), tokens=20, person_key_s=0.2).draft_tokens(1e9)
     20
@@ -161,18 +216,25 @@ class Typist:
     word_keys: int = 5
     pause_share: float = 0.05
     pause_s: Numbers = LogNormal(median=2.5, sigma=0.8)
+    sentence_words: int = 12
+    sentence_pause_share: float = 0.3
+    sentence_pause_s: Numbers = LogNormal(median=3.0, sigma=0.8)
     edit_share: float = 0.02
     deleted_chars: Numbers = 8
     review_s: Numbers = LogNormal(median=1.0, sigma=0.6)
     chars_per_token: int = 4
+    committed_chars: Numbers | None = None
+    keys_per_char: int = 1
 
     def __post_init__(self) -> None:
-        for name in ("person_key_s", "key_over_mean", "focus_s", "think_s", "pause_s", "deleted_chars", "review_s"):
+        for name in _SPANS:
             distribution(name, getattr(self, name), at_least=0)
-        for name in ("pause_share", "edit_share"):
+        if self.committed_chars is not None:
+            distribution("committed_chars", self.committed_chars, at_least=0)
+        for name in ("pause_share", "sentence_pause_share", "edit_share"):
             require_number(name, getattr(self, name), at_least=0, at_most=1)
-        require_count("word_keys", self.word_keys)
-        require_count("chars_per_token", self.chars_per_token)
+        for name in ("word_keys", "sentence_words", "chars_per_token", "keys_per_char"):
+            require_count(name, getattr(self, name))
 
     def person(self, rng: np.random.Generator) -> float:
         """One person's mean inter-key time in seconds.
@@ -196,33 +258,66 @@ class Typist:
             float(distribution(name, getattr(self, name)).draw(rng, 1)[0]) for name in ("focus_s", "think_s", "review_s")
         )
         changes, revisions = self._edited(rng, tokens, pasted_tokens)
-        n = len(changes)
-        gaps = distribution("key_over_mean", self.key_over_mean).draw(rng, n) * person_key_s
-        borders = np.arange(self.word_keys, n, self.word_keys)
-        pausing = borders[rng.random(len(borders)) < self.pause_share]
-        gaps[pausing] += distribution("pause_s", self.pause_s).draw(rng, len(pausing))
-        gaps[:1] = 0.0
+        gaps = self._gaps(rng, len(changes), person_key_s)
+        gaps[0] *= 0 if pasted_tokens else 1 - 1 / self.keys_per_char  # the first key is pressed when thinking ends
         at = focus_s + think_s + np.cumsum(gaps)
         drafted = np.cumsum(changes)
+        first_key_s = None
+        if self.committed_chars is not None:
+            shown = self._shown(rng, changes)
+            at, drafted = at[shown], drafted[shown]
+            # the keys of the first character come before it shows; a paste shows at once
+            first_key_s = focus_s + think_s if not pasted_tokens else None
+            revisions = tuple((int(np.searchsorted(shown, event)), surviving) for event, surviving in revisions)
+        n = len(at)
+        whole_turn = Typing(
+            focus_at_s=focus_s,
+            event_at_s=at,
+            draft_chars_after=drafted,
+            chars_per_token=self.chars_per_token,
+            revisions=revisions,
+            submit_at_s=float(at[-1]) + review_s,
+            first_key_s=first_key_s,
+        )
         if share >= 1:
-            end = float(at[-1]) + review_s
-            return Typing(
-                focus_at_s=focus_s,
-                event_at_s=at,
-                draft_chars_after=drafted,
-                chars_per_token=self.chars_per_token,
-                revisions=revisions,
-                submit_at_s=end,
-            )
+            return whole_turn
         done = int(share * (n + 1))
+        left_at_s = float(at[done - 1]) if done else focus_s + think_s
         return Typing(
             focus_at_s=focus_s,
             event_at_s=at[:done],
             draft_chars_after=drafted[:done],
             chars_per_token=self.chars_per_token,
             revisions=tuple((event, surviving) for event, surviving in revisions if event < done),
-            left_at_s=(float(at[done - 1]) if done else focus_s + think_s) + review_s,
+            left_at_s=left_at_s + review_s,
+            first_key_s=first_key_s if done else None,
         )
+
+    def _gaps(self, rng: np.random.Generator, n: int, person_key_s: float) -> NDArray[np.float64]:
+        """Seconds before each of ``n`` changes: the keys it takes, and the pauses at borders."""
+        law = distribution("key_over_mean", self.key_over_mean)
+        gaps: NDArray[np.float64] = law.draw(rng, n * self.keys_per_char).reshape(n, -1).sum(axis=1) * person_key_s
+        words = np.arange(self.word_keys, n, self.word_keys)
+        sentences = words[self.sentence_words - 1 :: self.sentence_words]
+        for borders, share, name in (
+            (words, self.pause_share, "pause_s"),
+            (sentences, self.sentence_pause_share, "sentence_pause_s"),
+        ):
+            pausing = borders[rng.random(len(borders)) < share]
+            gaps[pausing] += distribution(name, getattr(self, name)).draw(rng, len(pausing))
+        return gaps
+
+    def _shown(self, rng: np.random.Generator, changes: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Indices of the changes at which the field changes: the last character of each chunk, and every deletion."""
+        assert self.committed_chars is not None
+        n = len(changes)
+        sizes = whole(distribution("committed_chars", self.committed_chars).draw(rng, n), at_least=1)
+        ends = np.zeros(n, dtype=bool)
+        ends[np.minimum(np.cumsum(sizes), n) - 1] = True
+        ends[-1] = True
+        ends |= changes != 1  # a paste or a deletion
+        ends[:-1] |= changes[1:] != 1  # what was being composed is committed before it
+        return np.flatnonzero(ends)
 
     def _edited(
         self, rng: np.random.Generator, tokens: int, pasted_tokens: int
@@ -246,3 +341,26 @@ class Typist:
             typed = border
         runs.append(np.ones(chars - typed, np.int64))
         return np.concatenate(runs), tuple(revisions)
+
+
+_SPANS = (
+    "person_key_s",
+    "key_over_mean",
+    "focus_s",
+    "think_s",
+    "pause_s",
+    "sentence_pause_s",
+    "deleted_chars",
+    "review_s",
+)
+
+DESKTOP: Final = Typist()
+"""A physical keyboard: 51.6 words a minute on average, inter-key mean 0.2387 s (Dhakal et al., CHI 2018, 168,000 people)."""
+
+MOBILE: Final = Typist(person_key_s=LogNormal.of_mean(60 / (5 * 36.2), 0.445), edit_share=0.04, deleted_chars=4)
+"""A phone: 36.2 words a minute on average (Palin et al., MobileHCI 2019, 37,370 people), so 0.3315 s a key; the scatter between
+people is the desktop's. Phones edit twice as often here: an assumption (2.3 % uncorrected errors against about 1.2 %)."""
+
+INPUT_METHOD: Final = Typist(committed_chars=Geometric(mean=2.2), keys_per_char=3, word_keys=2, chars_per_token=1, deleted_chars=2)
+"""Chinese by phonetic input: about 3 keys a character, selection included, and words of about two characters committed whole.
+The desktop's pace per key. Keys, chunks and 1 character a token are assumptions: no public source was found."""
