@@ -208,8 +208,9 @@ def test_sessions_start_by_a_poisson_stream(shared_data: Path) -> None:
     assert abs(gaps.mean() - 10) < 2.6  # four standard errors of the mean of 236 exponential gaps
 
 
+@pytest.mark.parametrize("rows", [(3_000, 9_000), pytest.param((10_000, 100_000), marks=pytest.mark.slow)], ids=["short", "long"])
 @pytest.mark.parametrize("format", ["mooncake", "simcache", "lmcache", "azure", "segments"])
-def test_memory_does_not_grow_with_the_file(tmp_path: Path, format: str) -> None:
+def test_memory_does_not_grow_with_the_file(tmp_path: Path, format: str, rows: tuple[int, int]) -> None:
     def peak(n: int) -> int:
         path = tmp_path / f"{n}"
         with gzip.open(path, "wt", compresslevel=1) as file:
@@ -227,12 +228,13 @@ def test_memory_does_not_grow_with_the_file(tmp_path: Path, format: str) -> None
         finally:
             tracemalloc.stop()
 
-    small, large = peak(10_000), peak(40_000)
-    assert large - small < 30_000 * 2, f"{(large - small) / 30_000:.1f} bytes a row"
+    peak(100)  # what a first read imports and compiles
+    small, large = map(peak, rows)
+    assert large - small < 50_000, f"{(large - small) / (rows[1] - rows[0]):.1f} bytes a row"
 
 
 def long_trace_row(format: str, i: int, n: int) -> str:
-    at_s = i // 10 * 3  # a coarse clock, so that the spreading runs too
+    at_s = i // 4 * 3  # a coarse clock, so that the spreading runs too
     if format == "azure":
         return f"2023-11-{1 + at_s // 86400:02d} {at_s // 3600 % 24:02d}:{at_s // 60 % 60:02d}:{at_s % 60:02d}.0000000,100,7\n"
     row: dict[str, object] = {"timestamp": at_s * 1000, "input_length": 600, "output_length": 7, "hash_ids": [i, i + 1]}
@@ -278,13 +280,13 @@ def test_poisson_requests_have_their_rate_and_lengths() -> None:
     assert {type(request.prompt[0].tokens) for request in requests} == {int}
 
 
-@settings(max_examples=20, deadline=None)
-@given(st.integers(1, 10_000), st.integers(0, 3))
+@settings(max_examples=10, deadline=None)
+@given(st.integers(1, 5_000), st.integers(0, 3))
 def test_fewer_poisson_requests_are_the_first_of_more(count: int, seed: int) -> None:
     def requests(n: int) -> list[Request]:
         return list(PoissonRequests(rate_per_s=1.0, count=n, prompt_tokens=Geometric(mean=3), output_tokens=1).requests(seed))
 
-    assert requests(count) == requests(10_000)[:count]
+    assert requests(count) == requests(5_000)[:count]
 
 
 @pytest.mark.parametrize(

@@ -70,7 +70,7 @@ def there_and_back(rows: list[Request], path: Path, format: str) -> tuple[list[R
     return list(read_trace(path, format, spread_ticks=False)), lost
 
 
-@settings(deadline=None)
+@settings(max_examples=60, deadline=None)
 @given(REQUESTS, st.sampled_from([".jsonl", ".jsonl.gz"]))
 def test_our_own_format_holds_every_field_and_every_float(folder: Path, rows: list[Request], suffix: str) -> None:
     path = folder / f"own{suffix}"
