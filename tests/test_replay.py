@@ -155,7 +155,7 @@ def test_a_stream_in_parts_equals_the_whole(trace: BlockTrace, capacity: int, to
         parts.append(BlockTrace.of(trace.block_tokens, ids, *(column.tolist() for column in columns)))
     whole = replay(trace, policies, [capacity], touch=touch, compiled=False)
     streamed = replay_stream(iter(parts), policies, [capacity], touch=touch)
-    assert len(whole) == len(streamed) == len(policies)
+    assert len(whole) == len(streamed) == len(policies) + 1, "ttl without a bound too"
     for one, other in zip(whole, streamed, strict=True):
         same(one, other, per_request=False)
         assert other.hits is other.evicted is None
@@ -177,7 +177,7 @@ def test_per_request_rows_add_up(shared_data: Path) -> None:
         assert row.evicted is not None
         assert len(row.hits) == len(row.evicted) == row.requests == len(trace)
         assert row.hits.sum() == row.hit_tokens
-        assert row.evicted.sum() == row.evicted_blocks
+        assert row.evicted.sum() == row.evicted_total
         assert np.all(row.hits <= trace.input_tokens)
 
 
@@ -202,8 +202,8 @@ def test_the_order_of_a_table_is_policy_by_policy() -> None:
         ("lru", 1, None, None),
         ("lru", None, None, None),
         ("infinite", None, None, None),
-        ("ttl", 1, 5, "sliding"),
         ("ttl", None, 5, "sliding"),
+        ("ttl", 1, 5, "sliding"),
     ]
 
 
@@ -223,7 +223,15 @@ def test_capacity_0_bypasses_and_counts() -> None:
     for policy in (Lru(), Lfu(), Min(), Sieve()):
         for compiled in (False, True) if kernels.available() else (False,):
             row = replay(trace, [policy], [0], compiled=compiled)[0]
-            assert (row.hit_blocks, row.evicted_blocks, row.bypassed_blocks) == (0, 0, 4)
+            assert (row.hit_blocks, row.evicted_total, row.bypassed_blocks) == (0, 0, 4)
+
+
+@pytest.mark.skipif(not kernels.available(), reason="numba is not installed")
+def test_sizes_beyond_64_bits_are_only_large() -> None:
+    trace = BlockTrace.of(16, [[1, 2], [1, 2]], [32, 32], [1, 1], [0.0, 4e9])
+    for policy in (Lru(), Lfu(), Min(), Ttl(1e300)):
+        for row in replay(trace, [policy], [10**40, None], compiled=True):
+            assert row.hit_blocks == 2
 
 
 def test_ratios_of_nothing_are_none() -> None:
@@ -256,7 +264,7 @@ def test_without_numba_the_plain_loops_serve() -> None:
         import simcache.engine.replay as module
         from simcache.cache.eviction import Lru
         from simcache.workload.block_traces import BlockTrace
-        module.COMPILED_FROM_TOUCHES = 0
+        module.COMPILED_FROM_S = 0.0
         trace = BlockTrace.of(16, [[1, 2], [1, 2]], [32, 32], [1, 1], [0.0, 1.0])
         print(module.replay(trace, [Lru()], [2])[0].hit_tokens, module.capacity_curve(trace).at(2))
     """
@@ -278,7 +286,7 @@ def test_a_large_table_takes_the_compiled_loops_by_itself(monkeypatch: pytest.Mo
     trace = BlockTrace.of(16, [[1, 2], [1]], [32, 16], [1, 1], [0.0, 1.0])
     replay(trace, [Lru()], [1])
     assert used == []
-    monkeypatch.setattr("simcache.engine.replay.COMPILED_FROM_TOUCHES", 6)
+    monkeypatch.setattr("simcache.engine.replay.COMPILED_FROM_S", 3 * 1.2e-7)
     replay(trace, [Lru(), Slru()], [1])
     assert used == ["recency"], "slru has none and goes through the store"
 

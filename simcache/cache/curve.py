@@ -8,6 +8,7 @@ A prompt's block can only hit behind those in front of it, so from the largest d
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Final
 
 import numpy as np
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from .kernels import Ints
 from .plain import Touch
 
-NS_PER_S: Final = 10**9
+_PART_ACCESSES: Final = 2**20
+"""Accesses that are counted at once: what they need beside the trace stays small."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,23 +181,30 @@ def _count_above(values: Ints, firsts: Ints, thresholds: Ints, bits: int) -> Int
 
 def _curve(over: str, needs: Ints, most: int, starts: Ints, input_tokens: Ints, block_tokens: int, touch: Touch) -> HitCurve:
     """The curve from what each access needs to hit: ``needs`` above ``most`` means it never does."""
-    request = _request_of(starts)
-    # Ordered within each request: under the prefix rule a block needs what any block before it needs.
-    span = int(needs.max(initial=0)) + 1
-    keyed = request * span + needs
-    keyed = np.sort(keyed) if touch == "any" else np.maximum.accumulate(keyed)
-    needs = keyed - request * span
-    rank = np.arange(len(needs), dtype=np.int64) - starts[:-1][request]
-    tokens = np.clip(input_tokens[request] - rank * block_tokens, 0, block_tokens)
-    hits = needs <= most
-    order = np.argsort(needs[hits], kind="stable")
-    steps = needs[hits][order]
-    last = np.flatnonzero(np.append(steps[1:] != steps[:-1], True)) if len(steps) else np.empty(0, dtype=np.int64)
+    reached = int(needs[needs <= most].max(initial=-1)) + 1
+    hit_blocks = np.zeros(reached, dtype=np.int64)
+    hit_tokens = np.zeros(reached, dtype=np.int64)
+    edges = np.searchsorted(starts, np.arange(0, len(needs), _PART_ACCESSES), side="left")
+    for first, last in pairwise([*np.unique(edges).tolist(), len(starts) - 1]):
+        part = needs[starts[first] : starts[last]]
+        request = _request_of(starts[first : last + 1])
+        # Ordered within each request: under the prefix rule a block needs what any block before it needs.
+        span = int(part.max(initial=0)) + 1
+        keyed = request * span + part
+        keyed = np.sort(keyed) if touch == "any" else np.maximum.accumulate(keyed)
+        part = keyed - request * span
+        rank = np.arange(starts[first], starts[last]) - starts[first:last][request]
+        tokens = np.clip(input_tokens[first:last][request] - rank * block_tokens, 0, block_tokens)
+        hits = part <= most
+        hit_blocks += np.bincount(part[hits], minlength=reached)
+        # Sums of whole numbers far below 2**53 are exact in the floats that bincount weighs with.
+        hit_tokens += np.bincount(part[hits], tokens[hits], minlength=reached).astype(np.int64)
+    steps = np.flatnonzero(hit_blocks)
     return HitCurve(
         over=over,
-        steps=steps[last],
-        hit_blocks=last + 1,
-        hit_tokens=np.cumsum(tokens[hits][order])[last],
+        steps=steps,
+        hit_blocks=np.cumsum(hit_blocks)[steps],
+        hit_tokens=np.cumsum(hit_tokens)[steps],
         total_blocks=len(needs),
         total_tokens=int(input_tokens.sum()),
         block_tokens=block_tokens,

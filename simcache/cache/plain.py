@@ -65,6 +65,9 @@ class PlainStore:
         ``next_uses``, one per id, is what :func:`~simcache.cache.bounds.next_uses` says of the whole stream; ``Min`` needs it.
         """
         policy, resident, at = self.policy, self.resident, self._at
+        # Most policies let nothing expire: a call per touch that always says yes would be a quarter of the time.
+        alive = None if type(policy).alive is EvictionPolicy.alive else policy.alive
+        touch_block = policy.touch
         at.now_ns, at.prompt_tokens, at.priority, at.retain_ns = now_ns, prompt_tokens, priority, retain_ns
         for block in policy.expire(at):
             self._drop(block)
@@ -72,7 +75,7 @@ class PlainStore:
         leading = 0
         if not self._one_by_one:
             for block in ids:
-                if block not in resident or not policy.alive(block, at):
+                if block not in resident or (alive is not None and not alive(block, at)):
                     break
                 leading += 1
         hits = 0
@@ -82,8 +85,8 @@ class PlainStore:
             if next_uses is not None:
                 at.next_use = next_uses[index]
             if block in resident:
-                if policy.alive(block, at):
-                    policy.touch(block, at)
+                if alive is None or alive(block, at):
+                    touch_block(block, at)
                     leading += self._one_by_one and leading == index
                     hits += 1
                     continue

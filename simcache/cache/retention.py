@@ -14,7 +14,7 @@ from .eviction import Access, EvictionPolicy
 TtlKind = Literal["sliding", "fixed"]
 
 MOST_PRIORITY: Final = 100
-_MOST_TTL_NS: Final = 2**62  # a century and a half; with any instant of a trace it fits 64 bits
+_LONGEST_S: Final = 4e9  # 126 years: with any instant of a trace it fits 64 bits of nanoseconds
 DEFAULT_PRIORITY: Final = 35  # TensorRT-LLM, docs/source/features/kvcache.md @0076e93: priorities 0..100, default 35
 
 
@@ -38,7 +38,7 @@ class Ttl(EvictionPolicy):
         self.ttl_s = ttl_s
         self.kind = kind
         self.drops_expired = True
-        self.ttl_ns = min(round(ttl_s * 1e9), _MOST_TTL_NS)
+        self.ttl_ns = round(min(ttl_s, _LONGEST_S) * 1e9)
         self._latest_ns = 0
         self._stamps_ns: OrderedDict[int, int] = OrderedDict()
 
@@ -171,7 +171,7 @@ class Priority(EvictionPolicy):
         token = at.block_index * at.block_tokens
         for each in self.ranges:
             if each.start_tokens <= token and (each.end_tokens is None or token < each.end_tokens):
-                return each.priority, None if each.duration_s is None else round(each.duration_s * 1e9)
+                return each.priority, None if each.duration_s is None else round(min(each.duration_s, _LONGEST_S) * 1e9)
         return DEFAULT_PRIORITY, None
 
 

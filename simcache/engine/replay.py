@@ -25,16 +25,30 @@ from ..workload.block_traces import BlockTrace
 
 Ints = NDArray[np.int64]
 
-COMPILED_FROM_TOUCHES: Final = 4_000_000
-"""Touches of a table from which the compiled loops pay for numba's import (0.4 s) and their first compilation (1 s)."""
+COMPILED_FROM_S: Final = 1.0
+"""Seconds of plain loops from which the compiled ones pay for numba's import (0.4 s) and their first compilation (1 s)."""
+
+_PLAIN_S_PER_TOUCH: Final[dict[type[EvictionPolicy], float]] = {
+    Lru: 1.2e-7,
+    Fifo: 1.2e-7,
+    Infinite: 1.2e-7,
+    Ttl: 5e-7,
+    Lfu: 8e-7,
+    LfuPerfect: 1e-6,
+    Min: 8e-7,
+}
+"""Roughly, by tests/benchmarks/bench_replay.py; policies that have a compiled loop."""
+_CURVE_S_PER_TOUCH: Final = 2e-7
 
 
 @dataclass(frozen=True, kw_only=True)
 class ReplayRow:
     """One policy at one capacity over one trace. ``hit_tokens`` of a request is min(hit blocks * block tokens, its input).
 
-    ``capacity_blocks`` None: no bound. ``hits`` and ``evicted`` are per request, in order: tokens (-1: rejected) and blocks; None
-    where the trace was streamed. ``bypassed_blocks`` were not let in. A ratio is None where there is nothing to divide by.
+    ``capacity_blocks`` None: no bound. ``hits`` and ``evicted`` are per request, in order; None where the trace was streamed. Hits
+    are tokens, -1 for a rejected request, which counts with its blocks and tokens and without hits. ``evicted`` is in
+    ``evicted_unit`` (blocks, or tokens where the store evicts those), in all ``evicted_total``. ``bypassed_blocks`` were not let
+    in. A ratio is None where there is nothing to divide by.
     """
 
     policy: str
@@ -50,7 +64,8 @@ class ReplayRow:
     hit_blocks: int
     total_tokens: int
     hit_tokens: int
-    evicted_blocks: int
+    evicted_total: int
+    evicted_unit: str
     bypassed_blocks: int
     hits: Ints | None
     evicted: Ints | None
@@ -74,7 +89,7 @@ def replay(
     touch: Touch = "rev",
     compiled: bool | None = None,
 ) -> list[ReplayRow]:
-    """Every policy at every capacity over the plain store, policy by policy (``Infinite`` once, without a capacity).
+    """Every policy at every capacity over the plain store, policy by policy (``Infinite`` without one, ``Ttl`` also without one).
 
     ``compiled``: True and False force the compiled and the plain loops; None: compiled where numba is installed and the work is
     large. Both give equal rows. Raises InputError for a capacity below 0 or an unknown touch.
@@ -86,7 +101,8 @@ def replay(
     table = [(policy, capacity) for policy in policies for capacity in _capacities(policy, capacities_blocks)]
     columns = _Columns(trace)
     if compiled is None:
-        compiled = len(trace.ids) * len(table) >= COMPILED_FROM_TOUCHES and kernels.available()
+        plain_s = len(trace.ids) * sum(_PLAIN_S_PER_TOUCH.get(type(policy), 0.0) for policy, _ in table)
+        compiled = plain_s >= COMPILED_FROM_S and kernels.available()
     rows = []
     for policy, capacity in table:
         run = _Run(policy, capacity, touch, trace.block_tokens, drops_expired=columns.clock_rises)
@@ -138,7 +154,7 @@ def capacity_curve(trace: BlockTrace, *, touch: Touch = "rev", compiled: bool | 
     _check_touch(touch)
     columns = _Columns(trace)
     if compiled is None:
-        compiled = len(trace.ids) >= COMPILED_FROM_TOUCHES and kernels.available()
+        compiled = len(trace.ids) * _CURVE_S_PER_TOUCH >= COMPILED_FROM_S and kernels.available()
     distances = None
     if compiled:
         distances = kernels.compiled(kernels.distances)(columns.dense, trace.starts, columns.n_blocks, TOUCHES.index(touch))
@@ -165,7 +181,9 @@ def _check_touch(touch: str) -> None:
 
 
 def _capacities(policy: EvictionPolicy, capacities_blocks: Sequence[int | None]) -> Sequence[int | None]:
-    return (None,) if isinstance(policy, Infinite) else capacities_blocks
+    if isinstance(policy, Infinite):
+        return (None,)
+    return (None, *(each for each in capacities_blocks if each is not None)) if isinstance(policy, Ttl) else capacities_blocks
 
 
 class _Columns:
@@ -258,9 +276,9 @@ class _Run:
         """Take in the whole trace by a compiled loop; False where there is none for this policy."""
         trace, policy, kind = columns.trace, self.policy, type(self.policy)
         blocks = (columns.dense, trace.starts, columns.n_blocks)
-        capacity = np.iinfo(np.int64).max if self.capacity_blocks is None else self.capacity_blocks
+        capacity = len(trace.ids) if self.capacity_blocks is None else min(self.capacity_blocks, len(trace.ids))
         touch = TOUCHES.index(self.touch)
-        bypassed = len(trace.ids) if capacity == 0 else 0
+        bypassed = len(trace.ids) if self.capacity_blocks == 0 else 0
         if kind in (Lru, Fifo, Infinite):
             hits, evicted = kernels.compiled(kernels.recency)(*blocks, capacity, kind is not Fifo, touch)
         elif kind in (Lfu, LfuPerfect):
@@ -303,7 +321,8 @@ class _Run:
             hit_blocks=self.hit_blocks,
             total_tokens=self.total_tokens,
             hit_tokens=self.hit_tokens,
-            evicted_blocks=self.evicted_blocks,
+            evicted_total=self.evicted_blocks,
+            evicted_unit="blocks",
             bypassed_blocks=self.bypassed_blocks,
             hits=self.hits if per_request else None,
             evicted=self.evicted if per_request else None,
