@@ -5,8 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
-from .errors import require, require_count, require_number
+from .errors import UnknownNameError, require, require_count, require_number
+from .faults import Fault
 from .latency import HostedProfile, ServerProfile
+from .routing import ROUTERS, Route
 from .warming import NoWarming, WarmingPolicy
 from .workload import Workload
 
@@ -34,6 +36,9 @@ class Server:
     ttl_kind: Literal["sliding", "fixed"] = "sliding"
     max_num_seqs: int = 128
     max_num_batched_tokens: int = 2048
+    policy: Literal["fcfs", "priority"] = "fcfs"
+    long_prefill_token_threshold: int = 0
+    watermark: float = 0.0
     gpu_usd_per_hour: float | None = None
     jump: bool = True
 
@@ -41,6 +46,9 @@ class Server:
         require_count("block_tokens", self.block_tokens)
         require_count("max_num_seqs", self.max_num_seqs)
         require_count("max_num_batched_tokens", self.max_num_batched_tokens)
+        require(self.policy in ("fcfs", "priority"), "policy", self.policy, "must be 'fcfs' or 'priority'")
+        require_count("long_prefill_token_threshold", self.long_prefill_token_threshold, at_least=0)
+        require_number("watermark", self.watermark, at_least=0, at_most=1)
         require(self.visibility in ("scheduled", "computed"), "visibility", self.visibility, "must be 'scheduled' or 'computed'")
         require(self.ttl_kind in ("sliding", "fixed"), "ttl_kind", self.ttl_kind, "must be 'sliding' or 'fixed'")
         if self.ttl_s is not None:
@@ -61,16 +69,23 @@ class Server:
 class Cluster(Server):
     """``replicas`` equal servers, each with its own cache, behind a router; ``kv_tokens`` is per replica.
 
+    ``router`` names one of ``routing.ROUTERS`` or is a function of the user's own; ``faults`` are crashes and slow spells.
+
     >>> Cluster(replicas=4).router
     'round_robin'
     """
 
     replicas: int = 1
-    router: str = "round_robin"
+    router: str | Route = "round_robin"
+    faults: tuple[Fault, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_count("replicas", self.replicas)
+        if isinstance(self.router, str) and self.router not in ROUTERS:
+            raise UnknownNameError("router", self.router, ROUTERS)
+        for number, fault in enumerate(self.faults):
+            require(isinstance(fault, Fault), f"faults[{number}]", fault, "must be a Crash, a Slow or a CrashRate")
 
 
 @dataclass(frozen=True, kw_only=True)

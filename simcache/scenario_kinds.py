@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any, Final, Literal, Union
 
 from .errors import InputError, UnknownNameError
+from .faults import Crash, CrashRate, Slow
 from .scenario import Cluster, HostedApi, Server
 from .warming import NoWarming, WarmAfterPause, WarmEveryTokens, WarmOnFirstKey, WarmOnFocus, WarmOnOpen
 from .workload.distributions import DISTRIBUTIONS
@@ -39,7 +40,12 @@ FAMILIES: Final[Mapping[str, Mapping[str, type]]] = {
     },
 }
 """Family -> kind -> class, for the tables of a scenario. A new class joins by being listed: its fields are its keys."""
-INNER_KINDS: Final[Mapping[str, type]] = {name.replace("_", "-"): cls for name, cls in DISTRIBUTIONS.items()}
+INNER_KINDS: Final[Mapping[str, type]] = {
+    **{name.replace("_", "-"): cls for name, cls in DISTRIBUTIONS.items()},
+    "crash": Crash,
+    "crash-rate": CrashRate,
+    "slow": Slow,
+}
 """Kind -> class, for a field's value that is a table, such as a distribution."""
 NOTHING: Final = "none"
 """How a file says None, which TOML lacks: ``kv_tokens = "none"``."""

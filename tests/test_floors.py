@@ -24,7 +24,7 @@ FLOORS: Final = (
     ("4c records of a run and what was asked of them", ("result",)),
     ("4b files of scenarios", ("scenario_kinds", "scenario_file")),
     ("4a the frozen question", ("scenario",)),
-    ("3d policies that see people and caches", ("warming", "routing")),
+    ("3d policies that see people and caches; what breaks", ("warming", "routing", "faults")),
     ("3c decisions of an engine", ("scheduler/",)),
     ("3b what is already computed", ("cache/",)),
     ("3a who asks", ("workload/",)),

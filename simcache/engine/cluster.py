@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Final
 
 from ..cache.block_pool import BlockPool
 from ..errors import InputError
+from ..faults import FaultEvent, schedule
 from ..latency import ServerProfile
 from ..prompt import Request
 from ..records import RecordsBuilder
@@ -13,42 +15,109 @@ from ..routing import Route, fresh_router
 from ..scenario import Cluster, Server
 from ..scheduler.vllm import VllmScheduler
 from .backend import Ticket, Watch
-from .clock import Clock, instant
-from .server import ReplicaServer, ServerTicket
+from .clock import TICKS_PER_NS, Clock, instant, nanoseconds
+from .server import ReplicaServer, ServerTicket, open_ticket
+
+MOST_ATTEMPTS: Final = 3
+"""A request that was lost with a replica this often has failed."""
 
 
 class ReplicaCluster:
     """Speaks the backend protocol for its replicas; estimates ask the first, since all are built alike."""
 
-    def __init__(self, replicas: Sequence[ReplicaServer], route: Route) -> None:
+    def __init__(
+        self, env: Clock, records: RecordsBuilder, replicas: Sequence[ReplicaServer], route: Route, faults: Sequence[FaultEvent]
+    ) -> None:
         self.replicas = replicas
+        self._env = env
+        self._records = records
         self._route = route
+        self._alive = list(replicas)
+        self._stranded: list[ServerTicket] = []  # no replica is up: they wait for one
+        self._ups_to_come = sum(event.what == "up" for event in faults)
+        for event in faults:
+            env.call(lambda _, event=event: self._apply(event), instant(event.at_s))  # type: ignore[misc]
 
     def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
         """Let the router choose a replica and queue ``request`` there."""
-        return self.replicas[self._route(request, self.replicas)].serve(request, submitted_at=submitted_at, watch=watch)
+        ticket = open_ticket(self._env, self._records, request, submitted_at, watch)
+        self._send(ticket)
+        return ticket
 
     def cancel(self, ticket: Ticket) -> None:
         """Give the request up where it is."""
         assert isinstance(ticket, ServerTicket)
-        ticket.server.cancel(ticket)
+        if ticket in self._stranded:
+            self._stranded.remove(ticket)
+            ticket.cancelled_at = self._env.now
+            self._records.cancelled_at_ns[ticket.row] = nanoseconds(self._env.now)
+            self._close(ticket, "cancelled")
+        elif ticket.outcome is None:
+            ticket.server.cancel(ticket)
 
     def estimate_ttft_s(self, request: Request, cached_tokens: int) -> float:
         """Prefill of what is not cached, on an idle replica."""
         return self.replicas[0].estimate_ttft_s(request, cached_tokens)
 
     def expected_hit_tokens(self, request: Request) -> int:
-        """The most any replica holds of the prompt: what a cache-aware router could reach."""
-        return max(replica.expected_hit_tokens(request) for replica in self.replicas)
+        """The most any living replica holds of the prompt: what a cache-aware router could reach."""
+        return max((replica.expected_hit_tokens(request) for replica in self._alive), default=0)
+
+    def waiting_rows(self) -> dict[str, list[int]]:
+        """Rows that wait, by where: what a run that cannot end is stuck with."""
+        waiting = {f"replica {replica.index}": replica.waiting_rows() for replica in self.replicas}
+        waiting["no replica"] = [ticket.row for ticket in self._stranded]
+        return {where: rows for where, rows in waiting.items() if rows}
+
+    def _send(self, ticket: ServerTicket) -> None:
+        if self._alive:
+            self._alive[self._route(ticket.request, self._alive)].take(ticket)
+        elif self._ups_to_come:
+            ticket.waiting_since = self._env.now
+            self._stranded.append(ticket)
+        else:
+            self._close(ticket, "failed")
+
+    def _close(self, ticket: ServerTicket, outcome: str) -> None:
+        ticket.outcome = self._records.outcome[ticket.row] = outcome
+        if ticket.watch is not None:
+            ticket.watch(ticket, "finished")
+
+    def _apply(self, event: FaultEvent) -> None:
+        replica = self.replicas[event.replica]
+        if event.what == "speed":
+            replica.set_speed(event.factor)
+        elif event.what == "down":
+            if replica not in self._alive:
+                return  # two faults met: it is down already
+            self._alive.remove(replica)
+            for ticket in replica.crash():
+                if self._records.attempts[ticket.row] == MOST_ATTEMPTS:
+                    self._close(ticket, "failed")
+                else:
+                    self._records.attempts[ticket.row] += 1
+                    self._send(ticket)
+        else:
+            self._ups_to_come -= 1
+            if replica not in self._alive:
+                self._alive.append(replica)
+                self._alive.sort(key=lambda replica: replica.index)
+            stranded, self._stranded = self._stranded, []
+            for ticket in stranded:
+                if ticket.first_token_at is None:
+                    self._records.queue_ns[ticket.row] += (self._env.now - ticket.waiting_since) // TICKS_PER_NS
+                self._send(ticket)
 
 
-def build(env: Clock, server: Server, profile: ServerProfile, records: RecordsBuilder) -> ReplicaCluster:
+def build(
+    env: Clock, server: Server, profile: ServerProfile, records: RecordsBuilder, *, seed: int = 0, until_s: float | None = None
+) -> ReplicaCluster:
     """The living counterpart of a ``scenario.Server`` or ``scenario.Cluster``."""
     kv_tokens = server.kv_tokens if server.kv_tokens is not None else profile.kv_tokens
     if kv_tokens is None:
         raise InputError("kv_tokens", None, f"is needed: profile {profile.name!r} does not say how many tokens its memory holds")
-    replicas = []
-    for index in range(server.replicas if isinstance(server, Cluster) else 1):
+
+    def make_scheduler() -> VllmScheduler:
         pool = BlockPool(
             kv_tokens // server.block_tokens,
             server.block_tokens,
@@ -58,11 +127,18 @@ def build(env: Clock, server: Server, profile: ServerProfile, records: RecordsBu
             used_tokens=records.used_tokens,
             inserted_tokens=records.inserted_tokens,
         )
-        scheduler = VllmScheduler(
+        return VllmScheduler(
             pool,
             max_num_seqs=server.max_num_seqs,
             max_num_batched_tokens=server.max_num_batched_tokens,
+            policy=server.policy,
             visibility=server.visibility,
+            long_prefill_token_threshold=server.long_prefill_token_threshold,
+            watermark=server.watermark,
         )
-        replicas.append(ReplicaServer(env, scheduler, profile, records, index=index, jump=server.jump))
-    return ReplicaCluster(replicas, fresh_router(server.router if isinstance(server, Cluster) else "round_robin"))
+
+    whole = server if isinstance(server, Cluster) else Cluster()
+    count = whole.replicas
+    replicas = [ReplicaServer(env, make_scheduler, profile, records, index=index, jump=server.jump) for index in range(count)]
+    faults = schedule(whole.faults, replicas=count, until_s=until_s, seed=seed)
+    return ReplicaCluster(env, records, replicas, fresh_router(whole.router, seed), faults)

@@ -61,7 +61,7 @@ def simulate(
         backend = hosted.build(env, scenario.backend, records, seed)
     else:
         assert isinstance(profile, ServerProfile)
-        backend = cluster.build(env, scenario.backend, profile, records)
+        backend = cluster.build(env, scenario.backend, profile, records, seed=seed, until_s=duration_s)
 
     workload = scenario.workload
     feeder: _Feeder | None = None
@@ -81,9 +81,9 @@ def simulate(
     events = _run_clock(env, until, progress)
     simulate_s = perf_counter() - started - (feeder.reading_s if feeder else 0.0)
     if isinstance(backend, cluster.ReplicaCluster):
-        stuck = {replica.index: replica.waiting_rows() for replica in backend.replicas if replica.waiting_rows()}
+        stuck = backend.waiting_rows()
         if stuck:
-            raise DeadlockError(f"the clock has no more events, but requests wait (replica: rows) {stuck}")
+            raise DeadlockError(f"the clock has no more events, but requests wait (rows): {stuck}")
 
     frozen = records.freeze()
     notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from simpy.events import Event
@@ -10,7 +11,7 @@ from ..errors import DeadlockError
 from ..latency import ServerProfile
 from ..prompt import Request
 from ..records import RecordsBuilder
-from ..scheduler.vllm import WAITING, LiveRequest, VllmScheduler
+from ..scheduler.vllm import GONE, WAITING, LiveRequest, VllmScheduler
 from .backend import Ticket, Watch
 from .clock import BOUNDARY, TICKS_PER_NS, Clock, nanoseconds
 from .step_cost import StepCost
@@ -19,10 +20,25 @@ from .step_cost import StepCost
 class ServerTicket(Ticket):
     """A ticket that knows where it is being served."""
 
-    __slots__ = ("live", "server")
+    __slots__ = ("live", "server", "waiting_since")
 
     live: LiveRequest
     server: ReplicaServer
+    waiting_since: int
+
+
+def open_ticket(
+    env: Clock, records: RecordsBuilder, request: Request, submitted_at: int | None, watch: Watch | None
+) -> ServerTicket:
+    """A ticket with its record opened; no replica has it yet."""
+    now = env.now
+    row = records.row(request.session or "", request.user or "", request.kind)
+    ticket = ServerTicket(request, row, now if submitted_at is None else submitted_at, watch)
+    records.turn[row] = request.turn
+    records.priority[row] = request.priority
+    records.submitted_at_ns[row] = ticket.submitted_at // TICKS_PER_NS
+    records.sent_at_ns[row] = now // TICKS_PER_NS
+    return ticket
 
 
 class ReplicaServer:
@@ -31,7 +47,7 @@ class ReplicaServer:
     def __init__(
         self,
         env: Clock,
-        scheduler: VllmScheduler,
+        make_scheduler: Callable[[], VllmScheduler],
         profile: ServerProfile,
         records: RecordsBuilder,
         *,
@@ -39,13 +55,17 @@ class ReplicaServer:
         jump: bool = True,
     ) -> None:
         self.env = env
-        self.scheduler = scheduler
+        self._make_scheduler = make_scheduler  # also after a crash: an empty cache
+        self.scheduler = make_scheduler()
         self.profile = profile
         self.records = records
         self.index = index
         self.jump = jump
         self.outstanding = 0
+        self.queued_tokens = 0  # prompt tokens whose prefill has not ended
+        self.block_tokens = self.scheduler.block_tokens
         self._cost = StepCost(profile.coefficients)
+        self._plan_cost = self._cost  # of the plan under way: a change of speed counts from the next step on
         self._event: Event | None = None  # the step boundary under way; any other event that fires is stale
         self._started = 0
         self._steps = 0
@@ -54,32 +74,35 @@ class ReplicaServer:
 
     # -- the protocol ------------------------------------------------------------------------------------------------------
 
+    @property
+    def active_blocks(self) -> int:
+        """KV blocks that requests hold."""
+        return self.scheduler.pool.blocks - self.scheduler.pool.free
+
     def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
         """Queue ``request`` now."""
-        records, now = self.records, self.env.now
-        row = records.row(request.session or "", request.user or "", request.kind)
-        ticket = ServerTicket(request, row, now if submitted_at is None else submitted_at, watch)
-        live = ticket.live = LiveRequest(request, row, ticket)
+        ticket = open_ticket(self.env, self.records, request, submitted_at, watch)
+        self.take(ticket)
+        return ticket
+
+    def take(self, ticket: ServerTicket) -> None:
+        """Queue a ticket that is new, or that another replica lost."""
+        row, records, now = ticket.row, self.records, self.env.now
+        live = ticket.live = LiveRequest(ticket.request, row, ticket)
         ticket.server = self
-        block_tokens = self.scheduler.block_tokens
-        prompt_tokens = live.asked_tokens
-        records.turn[row] = request.turn
-        records.priority[row] = request.priority
         records.replica[row] = self.index
-        records.submitted_at_ns[row] = ticket.submitted_at // TICKS_PER_NS
-        records.sent_at_ns[row] = now // TICKS_PER_NS
-        records.prompt_tokens[row] = prompt_tokens
-        records.prompt_blocks[row] = -(-prompt_tokens // block_tokens)
+        records.prompt_tokens[row] = live.asked_tokens
+        records.prompt_blocks[row] = -(-live.asked_tokens // self.block_tokens)
         live.waiting_since = now
-        if not self.scheduler.add(live, (request.organisation, request.salt)):
-            self._end(live, "rejected")
-            return ticket
         self.outstanding += 1
+        if not self.scheduler.add(live, (ticket.request.organisation, ticket.request.salt)):
+            self._end(live, "rejected")
+            return
+        self.queued_tokens += live.asked_tokens
         if self._event is None:
             self._event = self.env.call(self._on_boundary, 0, BOUNDARY)
         elif self.scheduler.matters(live):
             self._cut()
-        return ticket
 
     def cancel(self, ticket: Ticket) -> None:
         """Give the request up: out of the queue at once, out of a running batch at the next step boundary."""
@@ -116,15 +139,36 @@ class ReplicaServer:
         """Rows of the requests that are queued: what a run that cannot end is stuck with."""
         return [live.row for live in self.scheduler.waiting]
 
+    # -- faults ------------------------------------------------------------------------------------------------------------
+
+    def crash(self) -> list[ServerTicket]:
+        """Lose everything: the step under way, the cache, and the requests, which are returned in order of service."""
+        scheduler = self.scheduler
+        lost = [live.ticket for live in [*scheduler.running, *scheduler.waiting] if live.ticket.outcome is None]
+        for ticket in lost:
+            self.records.preemptions[ticket.row] += ticket.live.preemptions
+            ticket.live.state = GONE
+        self._event = self._plan = None
+        self._cancelled.clear()
+        self.outstanding = self.queued_tokens = 0
+        self.scheduler = self._make_scheduler()
+        return lost
+
+    def set_speed(self, factor: float) -> None:
+        """Let steps take ``factor`` times as long, from the next step on."""
+        self._cost = StepCost(self.profile.coefficients, factor)
+        if self._plan is not None:
+            self._cut()
+
     # -- the loop ----------------------------------------------------------------------------------------------------------
 
     def _cut(self) -> None:
         """End the plan under way at its next step boundary."""
         elapsed = self.env.now - self._started
-        steps = self._cost.steps_until(self._plan, elapsed, self._steps)
+        steps = self._plan_cost.steps_until(self._plan, elapsed, self._steps)
         if steps < self._steps:
             self._steps = steps
-            self._event = self.env.call(self._on_boundary, self._cost.span(self._plan, steps) - elapsed, BOUNDARY)
+            self._event = self.env.call(self._on_boundary, self._plan_cost.span(self._plan, steps) - elapsed, BOUNDARY)
 
     def _on_boundary(self, event: Event) -> None:
         if event is not self._event:
@@ -139,8 +183,11 @@ class ReplicaServer:
                 instant_ns = nanoseconds(now)
                 for live in first_tokens:
                     ticket = live.ticket
-                    ticket.first_token_at = now
-                    if ticket.outcome is None:
+                    if ticket.outcome is not None:
+                        continue  # cancelled in this very step
+                    self.queued_tokens -= live.asked_tokens
+                    if ticket.first_token_at is None:  # else another replica showed it before it crashed
+                        ticket.first_token_at = now
                         first_token_at_ns[live.row] = instant_ns
                     if ticket.visible_at is None:
                         ticket.visible_at = now
@@ -170,6 +217,7 @@ class ReplicaServer:
                 f"{scheduler.pool.free} of {scheduler.pool.blocks} blocks are free"
             )
         self._plan = plan
+        self._plan_cost = self._cost
         self._started = now
         self._steps = plan.steps if self.jump else 1
         self._event = self.env.call(self._on_boundary, self._cost.span(plan, self._steps), BOUNDARY)
@@ -202,9 +250,10 @@ class ReplicaServer:
         if ticket.outcome is not None:
             return
         ticket.outcome = records.outcome[row] = outcome
-        records.preemptions[row] = live.preemptions
-        if outcome != "rejected":
-            self.outstanding -= 1
+        records.preemptions[row] += live.preemptions
+        self.outstanding -= 1
+        if outcome == "cancelled" and live.first_token_step is None:
+            self.queued_tokens -= live.asked_tokens
         if outcome == "ok":
             ticket.finished_at = self.env.now
             records.finished_at_ns[row] = nanoseconds(self.env.now)

@@ -12,7 +12,7 @@ class StepCost:
 
     One step takes ``host + host_per_seq*sequences + max(floor, base + per_token*n + attention*sum n(c + n/2)) + per_decode*d
     + per_kv*K``, where per_kv is the mixed value in steps that carry a prefill chunk too. Over the steps of a plan K grows by d and
-    the attention sum by a constant, so the sum is quadratic in k on either side of the floor.
+    the attention sum by a constant, so the sum is quadratic in k on either side of the floor. ``slowness`` multiplies everything.
 
     >>> cost = StepCost(Coefficients(base_s=0.005, per_token_s=1e-4)); plan = Plan(); plan.new_tokens = 100
     >>> cost.span(plan, 2)
@@ -31,9 +31,9 @@ class StepCost:
         "per_token",
     )
 
-    def __init__(self, coefficients: Coefficients) -> None:
+    def __init__(self, coefficients: Coefficients, slowness: float = 1.0) -> None:
         def ticks(seconds: float) -> int:
-            return round(seconds * TICKS_PER_S)
+            return round(seconds * slowness * TICKS_PER_S)
 
         self.host = ticks(coefficients.host_s)
         self.host_per_seq = ticks(coefficients.host_per_seq_s)
