@@ -7,15 +7,16 @@ A prompt's block can only hit behind those in front of it, so from the largest d
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from typing import Final
 
 import numpy as np
 from numpy.typing import NDArray
 
+from . import kernels
 from .kernels import Ints
-from .plain import Touch
+from .plain import TOUCHES, Touch
 
 _PART_ACCESSES: Final = 2**20
 """Accesses that are counted at once: what they need beside the trace stays small."""
@@ -73,19 +74,21 @@ class HitCurve:
 
 
 def lru_curve(
-    ids: Ints, starts: Ints, input_tokens: Ints, *, block_tokens: int, touch: Touch = "rev", distances: Ints | None = None
+    ids: Ints, starts: Ints, input_tokens: Ints, *, block_tokens: int, touch: Touch = "rev", compiled: bool = False
 ) -> HitCurve:
     """LRU over the plain store at every capacity: request i has the ids from ``starts[i]`` to ``starts[i + 1]``.
 
-    ``distances``: what :func:`stack_distances` gives, where it is known already (the compiled loop's).
+    ``compiled``: by the compiled loops, which want small ids: their memory grows with the largest.
 
     >>> curve = lru_curve(np.array([1, 2, 1, 2, 3]), np.array([0, 2, 5]), np.array([32, 48]), block_tokens=16)
     >>> curve.at(1), curve.at(2)
     ((1, 16), (2, 32))
     """
-    if distances is None:
+    if compiled:
+        distances = kernels.compiled(kernels.distances)(ids, starts, int(ids.max(initial=-1)) + 1, TOUCHES.index(touch))
+    else:
         distances = stack_distances(ids, starts, touch)
-    return _curve("capacity_blocks", distances, len(ids), starts, input_tokens, block_tokens, touch)
+    return _curve("capacity_blocks", distances, len(ids), starts, input_tokens, block_tokens, touch, compiled)
 
 
 def ttl_curve(ids: Ints, starts: Ints, input_tokens: Ints, now_ns: Ints, *, block_tokens: int, touch: Touch = "rev") -> HitCurve:
@@ -104,8 +107,8 @@ def ttl_curve(ids: Ints, starts: Ints, input_tokens: Ints, now_ns: Ints, *, bloc
     ranks, order = np.unique(gaps_ns[seen], return_inverse=True)
     rank = np.full(len(ids), len(ranks), dtype=np.int64)
     rank[seen] = order
-    curve = _curve("ttl_ns", rank, len(ranks) - 1, starts, input_tokens, block_tokens, touch)
-    return HitCurve(**{**vars(curve), "steps": ranks[curve.steps]})
+    curve = _curve("ttl_ns", rank, len(ranks) - 1, starts, input_tokens, block_tokens, touch, False)
+    return replace(curve, steps=ranks[curve.steps])
 
 
 def stack_distances(ids: Ints, starts: Ints, touch: Touch = "rev") -> Ints:
@@ -179,9 +182,33 @@ def _count_above(values: Ints, firsts: Ints, thresholds: Ints, bits: int) -> Int
     return above
 
 
-def _curve(over: str, needs: Ints, most: int, starts: Ints, input_tokens: Ints, block_tokens: int, touch: Touch) -> HitCurve:
+def _curve(
+    over: str, needs: Ints, most: int, starts: Ints, input_tokens: Ints, block_tokens: int, touch: Touch, compiled: bool
+) -> HitCurve:
     """The curve from what each access needs to hit: ``needs`` above ``most`` means it never does."""
     reached = int(needs[needs <= most].max(initial=-1)) + 1
+    if compiled:
+        count = kernels.compiled(kernels.count_needs)
+        hit_blocks, hit_tokens = count(needs, most, reached, starts, input_tokens, block_tokens, TOUCHES.index(touch))
+    else:
+        hit_blocks, hit_tokens = _count_needs(needs, most, reached, starts, input_tokens, block_tokens, touch)
+    steps = np.flatnonzero(hit_blocks)
+    return HitCurve(
+        over=over,
+        steps=steps,
+        hit_blocks=np.cumsum(hit_blocks)[steps],
+        hit_tokens=np.cumsum(hit_tokens)[steps],
+        total_blocks=len(needs),
+        total_tokens=int(input_tokens.sum()),
+        block_tokens=block_tokens,
+        requests=len(input_tokens),
+    )
+
+
+def _count_needs(
+    needs: Ints, most: int, reached: int, starts: Ints, input_tokens: Ints, block_tokens: int, touch: Touch
+) -> tuple[Ints, Ints]:
+    """Blocks and tokens that begin to hit at each need below ``reached``."""
     hit_blocks = np.zeros(reached, dtype=np.int64)
     hit_tokens = np.zeros(reached, dtype=np.int64)
     edges = np.searchsorted(starts, np.arange(0, len(needs), _PART_ACCESSES), side="left")
@@ -199,17 +226,7 @@ def _curve(over: str, needs: Ints, most: int, starts: Ints, input_tokens: Ints, 
         hit_blocks += np.bincount(part[hits], minlength=reached)
         # Sums of whole numbers far below 2**53 are exact in the floats that bincount weighs with.
         hit_tokens += np.bincount(part[hits], tokens[hits], minlength=reached).astype(np.int64)
-    steps = np.flatnonzero(hit_blocks)
-    return HitCurve(
-        over=over,
-        steps=steps,
-        hit_blocks=np.cumsum(hit_blocks)[steps],
-        hit_tokens=np.cumsum(hit_tokens)[steps],
-        total_blocks=len(needs),
-        total_tokens=int(input_tokens.sum()),
-        block_tokens=block_tokens,
-        requests=len(input_tokens),
-    )
+    return hit_blocks, hit_tokens
 
 
 def _concave_hull(x: Ints, y: Ints) -> Ints:

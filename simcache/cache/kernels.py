@@ -144,28 +144,59 @@ def frequency(ids: Ints, starts: Ints, n_blocks: int, capacity: int, remembers: 
     return hits, evicted
 
 
-def lifetime(ids: Ints, starts: Ints, n_blocks: int, now_ns: Ints, ttl_ns: int, sliding: bool, touch: int) -> Ints:
-    """TTL without a capacity: hit blocks per request."""
-    never = np.iinfo(np.int64).min
-    stamp_ns = np.full(n_blocks, never, dtype=np.int64)
+def lifetime(
+    ids: Ints, starts: Ints, n_blocks: int, capacity: int, now_ns: Ints, ttl_ns: int, sliding: bool, drops: bool, touch: int
+) -> tuple[Ints, Ints]:
+    """TTL: hit and evicted blocks per request. The ring of ``recency``, with stamps; ``drops``: what expired leaves by itself."""
+    newer = np.full(n_blocks + 1, -1, dtype=np.int64)
+    older = np.full(n_blocks + 1, -1, dtype=np.int64)
+    newer[n_blocks] = older[n_blocks] = n_blocks
+    stamp_ns = np.zeros(n_blocks, dtype=np.int64)
     requests = len(starts) - 1
     hits = np.zeros(requests, dtype=np.int64)
+    evicted = np.zeros(requests, dtype=np.int64)
+    if capacity == 0:
+        return hits, evicted
+    resident = 0
     for r in range(requests):
         start, end = starts[r], starts[r + 1]
         dead_before_ns = now_ns[r] - ttl_ns
+        while drops and resident > 0 and stamp_ns[newer[n_blocks]] < dead_before_ns:
+            gone = newer[n_blocks]
+            newer[n_blocks] = newer[gone]
+            older[newer[gone]] = n_blocks
+            newer[gone] = -1
+            resident -= 1
         if touch != ANY:
             p = start
-            while p < end and stamp_ns[ids[p]] != never and stamp_ns[ids[p]] >= dead_before_ns:
+            while p < end and newer[ids[p]] >= 0 and stamp_ns[ids[p]] >= dead_before_ns:
                 p += 1
             hits[r] = p - start
-        for p in range(start, end):  # in either direction: without a bound the order within an instant changes nothing
-            block = ids[p]
-            lives = stamp_ns[block] != never and stamp_ns[block] >= dead_before_ns
-            if lives and touch == ANY:
-                hits[r] += 1
-            if sliding or not lives:
-                stamp_ns[block] = now_ns[r]
-    return hits
+        for k in range(end - start):
+            block = ids[end - 1 - k] if touch == REV else ids[start + k]
+            if newer[block] >= 0:
+                if stamp_ns[block] >= dead_before_ns:
+                    if touch == ANY:
+                        hits[r] += 1
+                    if not sliding:
+                        continue
+                newer[older[block]] = newer[block]
+                older[newer[block]] = older[block]
+            elif resident < capacity:
+                resident += 1
+            else:
+                gone = newer[n_blocks]
+                newer[n_blocks] = newer[gone]
+                older[newer[gone]] = n_blocks
+                newer[gone] = -1
+                evicted[r] += 1
+            stamp_ns[block] = now_ns[r]
+            newest = older[n_blocks]
+            newer[newest] = block
+            older[block] = newest
+            newer[block] = n_blocks
+            older[n_blocks] = block
+    return hits, evicted
 
 
 def offline(ids: Ints, starts: Ints, n_blocks: int, capacity: int, following: Ints, prefix: bool) -> tuple[Ints, Ints, int]:
@@ -277,3 +308,27 @@ def distances(ids: Ints, starts: Ints, n_blocks: int, touch: int) -> Ints:
                     i += i & -i
             place[ids[p]] = start + k
     return out
+
+
+def count_needs(
+    needs: Ints, most: int, reached: int, starts: Ints, input_tokens: Ints, block_tokens: int, touch: int
+) -> tuple[Ints, Ints]:
+    """Blocks and tokens that begin to hit at each need below ``reached``; a need above ``most`` is never met.
+
+    Under the prefix rule a block needs the most that any block up to it needs.
+    """
+    blocks = np.zeros(reached, dtype=np.int64)
+    tokens = np.zeros(reached, dtype=np.int64)
+    for r in range(len(starts) - 1):
+        start, end = starts[r], starts[r + 1]
+        part = np.sort(needs[start:end]) if touch == ANY else needs[start:end]
+        need = np.int64(0)
+        left = input_tokens[r]
+        for i in range(end - start):
+            need = max(need, part[i])
+            if need > most:
+                break
+            blocks[need] += 1
+            tokens[need] += min(left, block_tokens)
+            left = max(left - block_tokens, 0)
+    return blocks, tokens

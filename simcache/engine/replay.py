@@ -155,11 +155,8 @@ def capacity_curve(trace: BlockTrace, *, touch: Touch = "rev", compiled: bool | 
     columns = _Columns(trace)
     if compiled is None:
         compiled = len(trace.ids) * _CURVE_S_PER_TOUCH >= COMPILED_FROM_S and kernels.available()
-    distances = None
-    if compiled:
-        distances = kernels.compiled(kernels.distances)(columns.dense, trace.starts, columns.n_blocks, TOUCHES.index(touch))
     return lru_curve(
-        columns.dense, trace.starts, trace.input_tokens, block_tokens=trace.block_tokens, touch=touch, distances=distances
+        columns.dense, trace.starts, trace.input_tokens, block_tokens=trace.block_tokens, touch=touch, compiled=compiled
     )
 
 
@@ -283,9 +280,9 @@ class _Run:
             hits, evicted = kernels.compiled(kernels.recency)(*blocks, capacity, kind is not Fifo, touch)
         elif kind in (Lfu, LfuPerfect):
             hits, evicted = kernels.compiled(kernels.frequency)(*blocks, capacity, kind is LfuPerfect, touch)
-        elif isinstance(policy, Ttl) and kind is Ttl and self.capacity_blocks is None:
-            hits = kernels.compiled(kernels.lifetime)(*blocks, columns.now_ns, policy.ttl_ns, policy.kind == "sliding", touch)
-            evicted = np.zeros_like(hits)
+        elif isinstance(policy, Ttl) and kind is Ttl:
+            timed = (columns.now_ns, policy.ttl_ns, policy.kind == "sliding", columns.clock_rises)
+            hits, evicted = kernels.compiled(kernels.lifetime)(*blocks, capacity, *timed, touch)
         elif isinstance(policy, Min) and kind is Min:
             loop = kernels.compiled(kernels.offline)
             hits, evicted, bypassed = loop(*blocks, capacity, columns.following, policy.prefix)
