@@ -14,9 +14,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcache.cache.content import Content
+from simcache.cache.engine_presets import PRESETS, cache_preset, replay_preset
 from simcache.cache.eviction import Lru
 from simcache.cache.plain import PlainStore
-from simcache.cache.presets import PRESETS, cache_preset, replay_preset
 from simcache.cache.retention import Priority, Retention
 from simcache.errors import InputError, UnknownNameError
 from simcache.prompt import Request, Segment
