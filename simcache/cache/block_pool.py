@@ -22,7 +22,8 @@ from typing import Literal, NamedTuple
 from ..prompt import Request
 from .content import Content
 
-Duplicates = Literal["keep", "merge"]
+Duplicates = Literal["keep", "merge", "replace"]
+"""Several copies of one key: kept, the first one found (vLLM); one kept; kept, the last one found (nano-vllm)."""
 FreedPartial = Literal["prepend", "append"]
 
 
@@ -307,7 +308,7 @@ class BlockPool:
             assert self.ttl is not None
             extent.expires_at = self.now + self.ttl
             heapq.heappush(self._by_expiry, (extent.expires_at, self.inserted, extent))
-        node.extents.append(extent)
+        node.extents.insert(0 if self.duplicates == "replace" else len(node.extents), extent)
         holding.pieces.append((extent, at))
         holding.node = node
 
