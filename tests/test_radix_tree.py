@@ -263,6 +263,35 @@ def test_two_running_requests_with_one_prompt_keep_one_copy() -> None:
     assert tree.make_room(100) == 40
 
 
+def insert_now(tree: RadixTree, asked: Content, tokens: int) -> None:
+    holding = tree.hold(asked, None)
+    assert tree.allocate(holding, tokens - holding.hit_tokens)
+    tree.insert(holding, tokens)
+    tree.release(holding)
+
+
+def test_a_match_alone_refreshes_the_leaf_it_ends_at() -> None:
+    tree = RadixTree(1, 100)
+    for name in "de":
+        insert_now(tree, content((name, 40)), 40)
+    assert tree.match(content(("d", 40)), None, 40).tokens == 40
+    tree.check()
+    assert tree.make_room(60) == 40
+    assert tree.peek(content(("d", 40)), None, 40) == 40
+
+
+def test_a_new_leaf_is_later_than_the_half_edge_it_split_off() -> None:
+    # The late request found nothing when it began; meanwhile another one inserted the edge that it now splits.
+    tree = RadixTree(1, 100, "mru")
+    late = tree.hold(content(("x", 10), ("q", 5), out=("a", 11)), None)
+    tree.allocate(late, 25)
+    insert_now(tree, content(("x", 20)), 20)
+    tree.insert(late, 25)
+    tree.release(late)
+    assert tree.make_room(tree.free_tokens + 11) == 15  # most recent first: its answer, then its question
+    assert tree.peek(content(("x", 20)), None, 20) == 20
+
+
 def test_peek_changes_nothing() -> None:
     tree = RadixTree(1, 100)
     holding = tree.hold(content(("d", 40)), None)

@@ -186,7 +186,7 @@ class RadixTree:
             child.last_access = now
             at = self._agrees(child, content, at, until)
             node = child if at == child.end else self._split(child, at, now)
-            node.hit_count += at > counted
+            node.hit_count += 1
             if node.priority < priority:
                 node.priority = priority
         self.free_tokens += at - top.end  # what the tree had already: the request's copy goes
