@@ -102,7 +102,9 @@ def measured_gpu(folder: Path, name: str, model: str, label: str, gpus: int) -> 
         table = [r for r in rows(folder / "gpu" / file) if r["model"] == label and int(r["tp"]) == gpus]
         tables.append([r for r in table if r["source"].startswith("measured")])
     prefill, decode = tables
-    fit = LatencyModel().fit(column(prefill, "new_tokens"), column(prefill, "context_tokens"), column(prefill, "latency_s"))
+    fit = LatencyModel().fit(
+        column(prefill, "new_tokens"), column(prefill, "context_tokens"), column(prefill, "latency_s"), "context", min_new=256
+    )
     fit.fit_decode(column(decode, "batch"), column(decode, "total_kv_tokens"), column(decode, "latency_s"))
     kv_bytes, kv_tokens, kv_source = kv_memory(model, gpus)
     profile = ServerProfile(
@@ -134,7 +136,7 @@ def kernel_sum_h100(folder: Path, a100: Coefficients) -> tuple[ServerProfile, La
     ]
     cached, seconds = column(table, "prefix"), column(table, "ttft_ms") / 1e3
     new = column(table, "isl") - cached
-    fit = LatencyModel().fit(new, cached, seconds)
+    fit = LatencyModel().fit(new, cached, seconds, "context", min_new=256)
     scale = A100_BYTES_PER_S / H100_BYTES_PER_S
     per_kv_s = a100.per_kv_token_s * scale
     coefficients = replace(
@@ -183,7 +185,8 @@ def kernel_sum_h100(folder: Path, a100: Coefficients) -> tuple[ServerProfile, La
 
 def six_digits(coefficients: Coefficients) -> Coefficients:
     """The same to six significant digits: more would only look precise."""
-    return Coefficients(**{name: float(f"{value:.6g}") for name, value in asdict(coefficients).items()})
+    values = asdict(coefficients)
+    return Coefficients(**values | {name: float(f"{value:.6g}") for name, value in values.items() if isinstance(value, float)})
 
 
 def least_squares(tokens: NDArray[np.float64], seconds: NDArray[np.float64]) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -13,21 +13,26 @@ from .errors import UnknownNameError, require, require_count, require_number
 
 Floats = NDArray[np.float64]
 Tokens = NDArray[Any]
-Form = Literal["context", "linear"]
+Form = Literal["linear", "context", "quadratic", "context-small", "piecewise", "table"]
 Provenance = Literal["measured", "kernel sum", "derived", "published figure"]
 
-FORMS: Final = ("context", "linear")
+FORMS: Final = ("linear", "context", "quadratic", "context-small", "piecewise", "table")
 PROVENANCES: Final = ("measured", "kernel sum", "derived", "published figure")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Coefficients:
-    """What one engine step costs, in seconds, seconds per token, and seconds per token squared (``attention_s``).
+    """What one engine step costs, in seconds, seconds per token, and seconds per token squared (``attention_s``, ``quadratic_s``).
 
     A step that computes chunks (n_i new tokens after c_i already present) beside d decodes that read K kv tokens, s sequences
     in all, takes ``host_s + host_per_seq_s*s + max(floor_s, base_s + per_token_s*sum n_i + attention_s*sum n_i*(c_i + n_i/2))
     + per_decode_s*d + per_kv_token_s*K``; K costs ``per_kv_token_mixed_s`` a token in steps that hold chunks and decodes.
     The d decodes are no new tokens: what they compute is in ``per_decode_s``. Raises InputError below 0 and above the finite.
+
+    What else the forms of a fit need depends on N = sum n_i alone; all of it is 0 unless given. The floor grows by
+    ``floor_per_token_s*N``. Steps with N < ``small_below_tokens`` attend at ``small_attention_s``: kernels change path there.
+    Tokens past ``knot_1_tokens`` cost ``per_token_2_s``, past ``knot_2_tokens`` ``per_token_3_s``. ``quadratic_s*N*N/2`` is added.
+    ``decode_s``, where given, replaces the max in steps without chunks: some engines decode faster than base_s.
 
     >>> Coefficients(base_s=0.01, per_token_s=1e-4).step_s(100, 0.0, 0, 0, 1)
     0.02
@@ -42,10 +47,22 @@ class Coefficients:
     per_decode_s: float = 0.0
     per_kv_token_s: float = 0.0
     per_kv_token_mixed_s: float = 0.0
+    floor_per_token_s: float = 0.0
+    small_below_tokens: int = 0
+    small_attention_s: float = 0.0
+    knot_1_tokens: int = 0
+    per_token_2_s: float = 0.0
+    knot_2_tokens: int = 0
+    per_token_3_s: float = 0.0
+    quadratic_s: float = 0.0
+    decode_s: float | None = None
 
     def __post_init__(self) -> None:
         for field in fields(self):
-            require_number(field.name, getattr(self, field.name), at_least=0)
+            if getattr(self, field.name) is None and field.name == "decode_s":
+                continue
+            check = require_count if field.name.endswith("_tokens") else require_number
+            check(field.name, getattr(self, field.name), at_least=0)
         # A forgotten mixed value would make decodes beside a prefill chunk read their cache for nothing.
         require(
             self.per_kv_token_mixed_s > 0 or self.per_kv_token_s == 0,
@@ -54,6 +71,55 @@ class Coefficients:
             "must be above 0 where per_kv_token_s is",
             "Where nobody measured it, give it the value of per_kv_token_s.",
         )
+        require(
+            self.knot_1_tokens < self.knot_2_tokens or self.knot_2_tokens == 0,
+            "knot_2_tokens",
+            self.knot_2_tokens,
+            f"must be above knot_1_tokens (={self.knot_1_tokens})",
+        )
+
+    def tokens_s(self, new_tokens: Any) -> Any:
+        """Seconds of a step's N new tokens before attention and floor, ``base_s`` included: a number or an array of N.
+
+        >>> Coefficients(per_token_s=2.0, knot_1_tokens=10, per_token_2_s=1.0).tokens_s(15)
+        25.0
+        """
+        seconds = self.base_s + self.per_token_s * new_tokens
+        if self.knot_1_tokens:
+            seconds = seconds + (self.per_token_2_s - self.per_token_s) * _larger(new_tokens - self.knot_1_tokens, 0)
+        if self.knot_2_tokens:
+            seconds = seconds + (self.per_token_3_s - self.per_token_2_s) * _larger(new_tokens - self.knot_2_tokens, 0)
+        return seconds + self.quadratic_s / 2 * new_tokens * new_tokens if self.quadratic_s else seconds
+
+    def attention_at_s(self, new_tokens: Any) -> Any:
+        """Seconds per token squared of attention in a step of N new tokens: a number or an array of N.
+
+        >>> Coefficients(attention_s=1.0, small_below_tokens=64, small_attention_s=3.0).attention_at_s(63)
+        3.0
+        """
+        if not self.small_below_tokens:
+            return self.attention_s
+        if isinstance(new_tokens, (int, float)):
+            return self.small_attention_s if new_tokens < self.small_below_tokens else self.attention_s
+        return np.where(np.asarray(new_tokens) < self.small_below_tokens, self.small_attention_s, self.attention_s)
+
+    def compute_s(self, new_tokens: Any, attention_tokens2: Any) -> Any:
+        """Seconds of a step's chunks, floor included; ``attention_tokens2`` is the sum of n*(c + n/2) over them.
+
+        >>> Coefficients(floor_s=0.01, floor_per_token_s=1e-4, base_s=0.011).compute_s(50, 0.0)
+        0.015
+        """
+        computed = self.tokens_s(new_tokens) + self.attention_at_s(new_tokens) * attention_tokens2
+        return _larger(self.floor_s + self.floor_per_token_s * new_tokens, computed)
+
+    @property
+    def decode_alone_s(self) -> float:
+        """Seconds of a step without chunks before what its decodes cost: ``decode_s``, else the larger of floor and base.
+
+        >>> Coefficients(floor_s=0.01, base_s=0.002).decode_alone_s
+        0.01
+        """
+        return max(self.floor_s, self.base_s) if self.decode_s is None else self.decode_s
 
     def step_s(self, new_tokens_sum: int, attention_tokens2_sum: float, decodes: int, kv_tokens: int, sequences: int) -> float:
         """Seconds of one step; ``attention_tokens2_sum`` is the sum of n*(c + n/2) over its chunks.
@@ -62,14 +128,8 @@ class Coefficients:
         0.014
         """
         per_kv_s = self.per_kv_token_mixed_s if new_tokens_sum and decodes else self.per_kv_token_s
-        compute_s = self.base_s + self.per_token_s * new_tokens_sum + self.attention_s * attention_tokens2_sum
-        return (
-            self.host_s
-            + self.host_per_seq_s * sequences
-            + max(self.floor_s, compute_s)
-            + self.per_decode_s * decodes
-            + per_kv_s * kv_tokens
-        )
+        compute_s: float = self.compute_s(new_tokens_sum, attention_tokens2_sum) if new_tokens_sum else self.decode_alone_s
+        return self.host_s + self.host_per_seq_s * sequences + compute_s + self.per_decode_s * decodes + per_kv_s * kv_tokens
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +220,7 @@ class FitRecord:
     mape: float
     command: str
     max_ape: float | None = None
+    p95_ape: float | None = None
     mape_below_min_new: float | None = None
     decode_n: int | None = None
     decode_mape: float | None = None
@@ -176,7 +237,10 @@ class FitRecord:
 
 @dataclass(frozen=True, kw_only=True)
 class _Profile:
-    """What every profile says about itself. ``range`` None: nobody stated one, so nothing counts as outside."""
+    """What every profile says about itself. ``range`` None: nobody stated one, so nothing counts as outside.
+
+    ``uncertainty95``: factors (lowest, highest) on every time that hold the truth with 95 %; None: see ``covariance`` and ``fit``.
+    """
 
     name: str
     provenance: Provenance = "derived"
@@ -185,9 +249,14 @@ class _Profile:
     range: MeasuredRange | None = None
     covariance: Covariance | None = None
     fit: FitRecord | None = None
+    uncertainty95: tuple[float, float] | None = None
     notes: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
+        if (factors := self.uncertainty95) is not None:
+            require(len(factors) == 2, "uncertainty95", factors, "must be [lowest, highest] factor")
+            require_number("uncertainty95", factors[0], at_least=0, at_most=1)
+            require_number("uncertainty95", factors[1], at_least=1)
         if self.provenance not in PROVENANCES:
             raise UnknownNameError("provenance", self.provenance, PROVENANCES)
 
@@ -208,6 +277,7 @@ class ServerProfile(_Profile):
     """Latency of one model on ``gpus`` GPUs of one kind (tensor parallel), and the KV memory those leave.
 
     ``kv_tokens`` is the usable KV memory in tokens, found as ``kv_tokens_source`` says. ``form`` "linear" means attention 0.
+    ``defaults`` names coefficients that no measurement decided: a stated default stands in for each.
 
     >>> toy = ServerProfile(name="toy", coefficients=Coefficients(base_s=0.01, per_token_s=1e-4))
     >>> toy.prefill_s(100)
@@ -222,6 +292,7 @@ class ServerProfile(_Profile):
     kv_bytes_per_token: int | None = None
     kv_tokens: int | None = None
     kv_tokens_source: str = ""
+    defaults: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -249,8 +320,9 @@ class ServerProfile(_Profile):
         work and ``base_s`` once per chunk.
         """
         c = self.coefficients
-        compute_s: Any = c.base_s + c.per_token_s * new_tokens + c.attention_s * new_tokens * (cached_tokens + new_tokens / 2)
-        step_s: Floats | float = c.host_s + c.host_per_seq_s + _larger(c.floor_s, compute_s)
+        step_s: Floats | float = (
+            c.host_s + c.host_per_seq_s + c.compute_s(new_tokens, new_tokens * (cached_tokens + new_tokens / 2))
+        )
         return step_s
 
     @overload
@@ -266,8 +338,9 @@ class ServerProfile(_Profile):
         0.014
         """
         c = self.coefficients
-        alone_s = c.host_s + max(c.floor_s, c.base_s)
-        step_s: Floats | float = alone_s + (c.host_per_seq_s + c.per_decode_s) * batch + c.per_kv_token_s * kv_tokens
+        step_s: Floats | float = (
+            c.host_s + c.decode_alone_s + (c.host_per_seq_s + c.per_decode_s) * batch + c.per_kv_token_s * kv_tokens
+        )
         return step_s
 
 

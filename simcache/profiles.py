@@ -21,9 +21,21 @@ _LARGEST: Final = 1e9  # seconds: beyond any latency, and far from where sums of
 _UNITS: Final = ("ns", "us", "ms", "s", "min", "h")
 _KINDS: Final[dict[str, type[ServerProfile] | type[HostedProfile]]] = {"server": ServerProfile, "hosted": HostedProfile}
 _HOSTED_NUMBERS: Final = ("base_s", "per_token_s", "per_cached_token_s", "hit_s", "jitter_sigma", "seconds_per_output_token")
-_SHARED: Final = ("name", "provenance", "source", "date", "notes")
+_REQUIRED: Final = (
+    "host_s",
+    "host_per_seq_s",
+    "floor_s",
+    "base_s",
+    "per_token_s",
+    "attention_s",
+    "per_decode_s",
+    "per_kv_token_s",
+    "per_kv_token_mixed_s",
+)
+"""A file gives these coefficients of a server, 0 or not; the others belong to one form of the fit, and are 0 where absent."""
+_SHARED: Final = ("name", "provenance", "source", "date", "notes", "uncertainty95")
 _OWN: Final = {
-    "server": ("form", "model", "gpu", "gpus", "kv_bytes_per_token", "kv_tokens", "kv_tokens_source"),
+    "server": ("form", "model", "gpu", "gpus", "kv_bytes_per_token", "kv_tokens", "kv_tokens_source", "defaults"),
     "hosted": (),
 }
 _WORDS: Final = ("name", "provenance", "source", "date", "form", "model", "gpu", "kv_tokens_source")
@@ -148,10 +160,12 @@ def _profile(top: _Table) -> ServerProfile | HostedProfile:
                 continue
             if field.name in _WORDS and not isinstance(value, str):
                 raise InputError(field.name, value, "must be a text in quotes")
-            values[field.name] = _texts(field.name, value) if field.name == "notes" else value
+            if field.name == "uncertainty95":
+                value = _pair(field.name, value)
+            values[field.name] = _texts(field.name, value) if field.name in ("notes", "defaults") else value
     coefficients = _Table(top.take("coefficients"), "coefficients.")
     if kind == "server":
-        values["coefficients"] = Coefficients(**{field.name: coefficients.number(field.name) for field in fields(Coefficients)})
+        values["coefficients"] = _server_coefficients(coefficients)
     else:
         values |= {name: coefficients.number(name) for name in _HOSTED_NUMBERS}
     coefficients.end()
@@ -162,6 +176,15 @@ def _profile(top: _Table) -> ServerProfile | HostedProfile:
         values["fit"] = _fit(_Table(fit, "fit."))
     top.end()
     return _KINDS[kind](**values)
+
+
+def _server_coefficients(table: _Table) -> Coefficients:
+    values: dict[str, Any] = {}
+    for field in fields(Coefficients):
+        default = MISSING if field.name in _REQUIRED else field.default
+        take = table.take if field.name.endswith("_tokens") else table.number
+        values[field.name] = take(field.name, default)
+    return Coefficients(**values)
 
 
 def _covariance(top: _Table, coefficients: list[str]) -> Covariance | None:
@@ -194,9 +217,7 @@ def _range(table: _Table) -> MeasuredRange:
     values: dict[str, Any] = {}
     for field in fields(MeasuredRange):
         value = table.take(field.name, field.default)
-        if value is not None and not isinstance(value, list):
-            raise InputError(table.prefix + field.name, value, "must be [lowest, highest]")
-        values[field.name] = None if value is None else tuple(value)
+        values[field.name] = None if value is None else _pair(table.prefix + field.name, value)
     table.end()
     return MeasuredRange(**values)
 
@@ -210,6 +231,12 @@ def _fit(table: _Table) -> FitRecord:
         values[field.name] = value
     table.end()
     return FitRecord(**values)
+
+
+def _pair(name: str, value: Any) -> tuple[Any, ...]:
+    if not isinstance(value, list) or len(value) != 2:
+        raise InputError(name, value, "must be [lowest, highest]")
+    return tuple(value)
 
 
 def _texts(name: str, value: Any) -> tuple[str, ...]:
@@ -228,9 +255,9 @@ def _written(profile: ServerProfile | HostedProfile) -> Iterator[str]:
         yield "# of the coefficients under [stderr], in their order"
         yield from _lines({"correlation": profile.covariance.correlation})
     numbers = profile.coefficients if isinstance(profile, ServerProfile) else profile
-    names = [field.name for field in fields(Coefficients)] if isinstance(profile, ServerProfile) else _HOSTED_NUMBERS
+    own = [field.name for field in fields(Coefficients) if field.name in _REQUIRED or getattr(numbers, field.name, None)]
     yield "\n[coefficients] # seconds; seconds per token, per sequence; attention_s: seconds per token squared"
-    yield from _lines({name: getattr(numbers, name) for name in names})
+    yield from _lines({name: getattr(numbers, name) for name in (own if isinstance(profile, ServerProfile) else _HOSTED_NUMBERS)})
     if profile.covariance is not None:
         yield "\n[stderr] # of the coefficients, each in its unit"
         yield from _lines(profile.covariance.standard_errors)

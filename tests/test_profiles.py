@@ -197,10 +197,13 @@ def test_an_unknown_name_lists_near_ones() -> None:
 
 names = st.text(st.characters(exclude_categories=["Cs"]), max_size=30)
 seconds = st.floats(0, 1e3)
+NINE = list(asdict(Coefficients()))[:9]
+KNOTS = {"knot_1_tokens": 9, "per_token_2_s": 0.5, "knot_2_tokens": 99, "per_token_3_s": 0.25, "quadratic_s": 0.125}
 
 
 @given(
     numbers=st.lists(seconds, min_size=9, max_size=9),
+    form=st.sampled_from([{}, {"floor_per_token_s": 1e-5}, {"small_below_tokens": 64, "small_attention_s": 0.5}, KNOTS]),
     words=st.tuples(names, names, names),
     notes=st.lists(names, max_size=3),
     low=st.integers(0, 100),
@@ -211,6 +214,7 @@ seconds = st.floats(0, 1e3)
 def test_a_server_profile_survives_the_round_trip(
     tmp_path_factory: pytest.TempPathFactory,
     numbers: list[float],
+    form: dict[str, float],
     words: tuple[str, str, str],
     notes: list[str],
     low: int,
@@ -224,7 +228,7 @@ def test_a_server_profile_survives_the_round_trip(
         source=words[1],
         notes=tuple(notes),
         provenance="derived",
-        coefficients=Coefficients(**dict(zip(asdict(Coefficients()), numbers, strict=True))),
+        coefficients=Coefficients(**dict(zip(NINE, numbers, strict=True)), **form),
         model=words[2],
         gpus=3,
         kv_tokens=160,
@@ -333,7 +337,8 @@ def test_the_format_reads_as_written(tmp_path: Path) -> None:
         (GOOD, "floor_s = 0.01", "floor_s = nan", "must be finite"),
         (GOOD, "floor_s = 0.01", "floor_s = inf", "must be finite"),
         (GOOD, "floor_s = 0.01", 'floor_s = "10 ms"', "must be a number"),
-        (GOOD, "floor_s = 0.01", "floor_s = " + "9" * 400, "must be at most 1e"),
+        (GOOD, "floor_s = 0.01", "floor_s = " + "9" * 400, "must be finite"),
+        (GOOD, "floor_s = 0.01", "floor_s = 1e10", "must be at most 1e"),
         (GOOD, "floor_s = 0.01", "floor_s = " + "9" * 5000, "is not TOML"),
         (GOOD, "per_kv_token_mixed_s = 8e-8", "per_kv_token_mixed_s = 0", "must be above 0 where per_kv_token_s is"),
         (GOOD, "correlation = [[1.0, 0.5], [0.5, 1.0]]", "", "correlation"),
