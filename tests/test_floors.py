@@ -28,7 +28,7 @@ FLOORS: Final = (
     ("3c decisions of an engine", ("scheduler/",)),
     ("3b what is already computed", ("cache/",)),
     ("3a who asks", ("workload/",)),
-    ("2b latency: fit and profiles", ("latency", "profiles", "coefficients")),
+    ("2b latency: fit and profiles", ("latency", "fit_quality", "form_choice", "fitting", "prediction", "profiles", "coefficients")),
     (
         "2a money, metrics, statistics, closed forms, numbers for people",
         ("pricing", "metrics", "stats", "queueing", "theory", "units"),
