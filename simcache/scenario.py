@@ -21,7 +21,9 @@ class Server:
     """One replica of an engine like vLLM V1: continuous batching with a token budget per step over a block pool.
 
     ``profile`` names a shipped latency profile, a TOML path, or is a profile. ``kv_tokens`` is the KV memory in tokens
-    (None: the profile's own). ``ttl_s`` None: blocks live until evicted. ``gpu_usd_per_hour`` None: the dated preset.
+    (None: the profile's own). ``async_scheduling``: the next step is decided while one runs (vLLM's default since 0.19), so an
+    arrival waits a step longer and a finished request keeps its seat for one. ``ttl_s`` None: blocks live until evicted.
+    ``gpu_usd_per_hour`` None: the dated preset.
 
     >>> Server(profile="llama-3-8b/a100/tp1", kv_tokens=400_000).block_tokens
     16
@@ -39,6 +41,7 @@ class Server:
     policy: Literal["fcfs", "priority"] = "fcfs"
     long_prefill_token_threshold: int = 0
     watermark: float = 0.0
+    async_scheduling: bool = False
     gpu_usd_per_hour: float | None = None
     jump: bool = True
 

@@ -208,21 +208,36 @@ def play(workload, latency: ServerProfile, server: Server):
     visibility=st.sampled_from(["scheduled", "computed"]),
     floor=st.sampled_from([0.0, 0.012]),
     replicas=st.integers(1, 2),
+    async_scheduling=st.booleans(),
 )
-def test_jumping_gives_the_records_of_stepping(workload, kv_blocks, seats, budget, visibility, floor, replicas):
+def test_jumping_gives_the_records_of_stepping(workload, kv_blocks, seats, budget, visibility, floor, replicas, async_scheduling):
     latency = profile(
         host_s=0.001, host_per_seq_s=1e-5, floor_s=floor, base_s=0.003, per_token_s=7.1e-5, attention_s=3.3e-7,
         per_decode_s=4.19e-5, per_kv_token_s=7.55e-8, per_kv_token_mixed_s=1.3e-7,
     )  # fmt: skip
     server = Cluster(
         profile=latency, kv_tokens=kv_blocks * 4, block_tokens=4, max_num_seqs=seats, max_num_batched_tokens=budget,
-        visibility=visibility, replicas=replicas,
+        visibility=visibility, replicas=replicas, async_scheduling=async_scheduling,
     )  # fmt: skip
     stepped = Cluster(**{**{name: getattr(server, name) for name in server.__dataclass_fields__}, "jump": False})
     jumped = play(workload, latency, server)
     assert jumped == play(workload, latency, stepped)
     assert (jumped.hit_tokens <= np.maximum(0, jumped.prompt_tokens - 1)).all()
     assert set(jumped.outcome.tolist()) <= {"ok", "cancelled", "rejected"}
+
+
+def test_asynchronous_scheduling_costs_an_arrival_one_step_and_keeps_a_finished_seat_for_one():
+    latency = profile(base_s=0.1)
+    requests = [ask(0.0, "a", 10, output=5), ask(0.05, "b", 10, output=1), ask(0.05, "c", 10, output=1)]
+    sync = run(requests, latency, max_num_seqs=2)
+    # b joins the step from 0.1 to 0.2 s; c takes its seat in the next one
+    assert sync.seconds("first_scheduled_at_ns").tolist() == pytest.approx([0.0, 0.1, 0.2], abs=1e-12)
+    later = run(requests, latency, max_num_seqs=2, async_scheduling=True)
+    # seen at 0.1 s, when the step from 0.1 to 0.2 s is decided: b runs from 0.2 s, keeps its seat to 0.4 s, c runs from there
+    assert later.seconds("first_scheduled_at_ns").tolist() == pytest.approx([0.0, 0.2, 0.4], abs=1e-12)
+    assert later.seconds("finished_at_ns").tolist() == pytest.approx([0.5, 0.3, 0.5], abs=1e-12)
+    alone = run([ask(0.0, "a", 10), ask(7.0, "b", 10)], latency, async_scheduling=True)
+    assert alone.ttft_s.tolist() == [0.1, 0.1]
 
 
 def test_shifting_all_times_changes_no_ttft():

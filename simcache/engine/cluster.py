@@ -135,10 +135,16 @@ def build(
             visibility=server.visibility,
             long_prefill_token_threshold=server.long_prefill_token_threshold,
             watermark=server.watermark,
+            linger_steps=1 if server.async_scheduling else 0,
         )
 
     whole = server if isinstance(server, Cluster) else Cluster()
     count = whole.replicas
-    replicas = [ReplicaServer(env, make_scheduler, profile, records, index=index, jump=server.jump) for index in range(count)]
+    replicas = [
+        ReplicaServer(
+            env, make_scheduler, profile, records, index=index, jump=server.jump, async_scheduling=server.async_scheduling
+        )
+        for index in range(count)
+    ]
     faults = schedule(whole.faults, replicas=count, until_s=until_s, seed=seed)
     return ReplicaCluster(env, records, replicas, fresh_router(whole.router, seed), faults)

@@ -53,6 +53,7 @@ class ReplicaServer:
         *,
         index: int = 0,
         jump: bool = True,
+        async_scheduling: bool = False,
     ) -> None:
         self.env = env
         self._make_scheduler = make_scheduler  # also after a crash: an empty cache
@@ -61,16 +62,19 @@ class ReplicaServer:
         self.records = records
         self.index = index
         self.jump = jump
+        self.async_scheduling = async_scheduling
         self.outstanding = 0
         self.queued_tokens = 0  # prompt tokens whose prefill has not ended
         self.block_tokens = self.scheduler.block_tokens
         self._cost = StepCost(profile.coefficients)
         self._plan_cost = self._cost  # of the plan under way: a change of speed counts from the next step on
         self._event: Event | None = None  # the step boundary under way; any other event that fires is stale
+        self._stepping = False  # a step is under way, or the boundary between two
         self._started = 0
         self._steps = 0
         self._plan: Any = None
         self._cancelled: list[LiveRequest] = []
+        self._incoming: list[LiveRequest] = []  # asynchronous scheduling: arrived during the step under way, queued at its end
 
     # -- the protocol ------------------------------------------------------------------------------------------------------
 
@@ -95,14 +99,23 @@ class ReplicaServer:
         records.prompt_blocks[row] = -(-live.asked_tokens // self.block_tokens)
         live.waiting_since = now
         self.outstanding += 1
-        if not self.scheduler.add(live, (ticket.request.organisation, ticket.request.salt)):
-            self._end(live, "rejected")
-            return
         self.queued_tokens += live.asked_tokens
-        if self._event is None:
-            self._event = self.env.call(self._on_boundary, 0, BOUNDARY)
-        elif self.scheduler.matters(live):
-            self._cut()
+        if self.async_scheduling and self._stepping:
+            self._incoming.append(live)
+            if self._plan is not None:
+                self._cut()
+            return
+        self._add(live)
+        if live.state == WAITING:
+            if self._event is None:
+                self._event = self.env.call(self._on_boundary, 0, BOUNDARY)
+            elif self.scheduler.matters(live):
+                self._cut()
+
+    def _add(self, live: LiveRequest) -> None:
+        request = live.ticket.request
+        if not self.scheduler.add(live, (request.organisation, request.salt)):
+            self._end(live, "rejected")
 
     def cancel(self, ticket: Ticket) -> None:
         """Give the request up: out of the queue at once, out of a running batch at the next step boundary."""
@@ -112,7 +125,9 @@ class ReplicaServer:
         live, now = ticket.live, self.env.now
         ticket.cancelled_at = now
         self.records.cancelled_at_ns[ticket.row] = nanoseconds(now)
-        if live.state == WAITING:
+        if live in self._incoming:
+            self._incoming.remove(live)
+        elif live.state == WAITING:
             if self.scheduler.abort(live) and self._plan is not None:
                 self._cut()
         else:
@@ -144,12 +159,15 @@ class ReplicaServer:
     def crash(self) -> list[ServerTicket]:
         """Lose everything: the step under way, the cache, and the requests, which are returned in order of service."""
         scheduler = self.scheduler
-        lost = [live.ticket for live in [*scheduler.running, *scheduler.waiting] if live.ticket.outcome is None]
+        lives = [*scheduler.running, *scheduler.waiting, *self._incoming]
+        lost = [live.ticket for live in lives if live.ticket.outcome is None]
         for ticket in lost:
             self.records.preemptions[ticket.row] += ticket.live.preemptions
             ticket.live.state = GONE
         self._event = self._plan = None
+        self._stepping = False
         self._cancelled.clear()
+        self._incoming.clear()
         self.outstanding = self.queued_tokens = 0
         self.scheduler = self._make_scheduler()
         return lost
@@ -201,10 +219,22 @@ class ReplicaServer:
                 self.records.output_tokens[live.row] = generated
                 scheduler.abort(live)
             self._cancelled.clear()
-        if scheduler.running or scheduler.waiting:
-            self._start()
-        else:
+        incoming, self._incoming = self._incoming, []
+        if not scheduler.running and not scheduler.waiting:
+            for live in incoming:
+                self._add(live)
+            incoming = []
+        if not scheduler.running and not scheduler.waiting:
             self._event = None
+            self._stepping = False
+            return
+        self._start()
+        for live in incoming:  # the step that starts now was decided before they were seen: they can join the next one
+            self._add(live)
+            if self._plan is None:
+                self._start()
+            elif live.state == WAITING and scheduler.matters(live):
+                self._cut()
 
     def _start(self) -> None:
         scheduler, now = self.scheduler, self.env.now
@@ -212,10 +242,15 @@ class ReplicaServer:
             scheduler.pool.expire(now)
         plan = scheduler.schedule()
         if not plan.decodes and not plan.chunks and not plan.preempted:
+            if not scheduler.running and not scheduler.waiting:  # the last one lingered, and found no block to linger in
+                self._event = None
+                self._stepping = False
+                return
             raise DeadlockError(
                 f"replica {self.index} runs nothing and cannot admit request {scheduler.waiting[0].row}: "
                 f"{scheduler.pool.free} of {scheduler.pool.blocks} blocks are free"
             )
+        self._stepping = True
         self._plan = plan
         self._plan_cost = self._cost
         self._started = now
@@ -252,7 +287,7 @@ class ReplicaServer:
         ticket.outcome = records.outcome[row] = outcome
         records.preemptions[row] += live.preemptions
         self.outstanding -= 1
-        if outcome == "cancelled" and live.first_token_step is None:
+        if outcome in ("cancelled", "rejected") and live.first_token_step is None:
             self.queued_tokens -= live.asked_tokens
         if outcome == "ok":
             ticket.finished_at = self.env.now

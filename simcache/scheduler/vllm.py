@@ -41,12 +41,14 @@ class LiveRequest:
         "asked_tokens",
         "computed",
         "content",
+        "due",
         "eager",
         "finish_step",
         "first_scheduled_step",
         "first_token_step",
         "hit_tokens",
         "holding",
+        "lingers",
         "order",
         "output_key",
         "output_tokens",
@@ -92,6 +94,8 @@ class LiveRequest:
         self.first_scheduled_step: int | None = None
         self.first_token_step: int | None = None
         self.finish_step: int | None = None
+        self.due = 0  # the last step in which it decodes, as things stand
+        self.lingers = False  # finished, but the step in flight was scheduled with it
         self.waiting_since = 0  # for the server: the instant at which it began to wait
         self.root: Any = None
         self.holding: Any = None
@@ -142,6 +146,8 @@ class VllmScheduler:
     """One replica's scheduler over a block pool.
 
     ``visibility`` "scheduled": blocks are hit-able from the step that schedules them; "computed": from its end.
+    ``linger_steps`` 1 is asynchronous scheduling's end: the next step was already scheduled when a request finishes, so it keeps
+    its seat and blocks, and decodes in vain, for one step more.
 
     >>> from simcache.prompt import Segment
     >>> scheduler = VllmScheduler(BlockPool(100, 16))
@@ -161,6 +167,7 @@ class VllmScheduler:
         visibility: Literal["scheduled", "computed"] = "scheduled",
         long_prefill_token_threshold: int = 0,
         watermark: float = 0.0,
+        linger_steps: Literal[0, 1] = 0,
     ) -> None:
         self.pool = pool
         self.block_tokens = pool.block_tokens
@@ -169,6 +176,7 @@ class VllmScheduler:
         self.priority = policy == "priority"
         self.at_schedule = visibility == "scheduled"
         self.threshold = long_prefill_token_threshold
+        self.linger_steps = linger_steps
         self.watermark_blocks = int(watermark * (pool.blocks + 1))
         self.step = 0  # the next step to be executed
         self.waiting: deque[LiveRequest] = deque()
@@ -296,7 +304,7 @@ class VllmScheduler:
                 self._preempt(plan, victim)
                 if victim is live:
                     break
-            if live.state == WAITING:
+            if live.state != PREFILL and live.state != DECODE:  # it was a victim itself
                 if self.priority:
                     continue  # the next one has moved to index i
                 break
@@ -387,7 +395,7 @@ class VllmScheduler:
         """Steps, this one included, until a request finishes, a prompt is done, or the blocks run out."""
         step = self.step
         finishes = self._finishes
-        while finishes and (finishes[0][2].state != DECODE or finishes[0][2].finish_step != finishes[0][0]):
+        while finishes and (finishes[0][2].state != DECODE or finishes[0][2].due != finishes[0][0]):
             heapq.heappop(finishes)  # preempted, aborted or stalled since
         steps = finishes[0][0] - step + 1 if finishes else 0
         chunk = 0
@@ -460,43 +468,59 @@ class VllmScheduler:
                     self._start_decoding(live, last + 1, last + rest)
                 else:
                     live.state = DONE
-                    live.finish_step = last
                     finished.append(live)
         if self._eager:
             for live in self.running:
                 if live.eager and live.state == DECODE:
                     pool.insert(live.holding, self._computed(live) // block_tokens)
+        leaving = [] if self.linger_steps else finished
         finishes = self._finishes
         while finishes and finishes[0][0] <= last:
             due, _, live = heapq.heappop(finishes)
-            if live.finish_step == due and live.state == DECODE:
-                finished.append(live)
+            if live.due == due and live.state == DECODE:
+                (leaving if live.lingers else finished).append(live)
         if len(finished) > 1:
             finished.sort(key=_by_order)
         for live in finished:
-            self._leave(live, live.prompt_tokens + max(0, live.output_tokens - 1))
+            live.finish_step = last
+            if self.linger_steps:
+                self._linger(live, last + 1)
+        if leaving is not finished and len(leaving) > 1:
+            leaving.sort(key=_by_order)
+        for live in leaving:
+            blocks = -(-self._computed(live) // block_tokens) if live.lingers else None  # one token more than it has
+            self._leave(live, live.prompt_tokens + max(0, live.output_tokens - 1), blocks)
             live.state = GONE
         return first_tokens, finished
 
     def generated_tokens(self, live: LiveRequest) -> int:
         """Output tokens sampled so far."""
-        if live.state == DECODE:
+        if live.state == DECODE and not live.lingers:
             return self._computed(live) - live.prompt_tokens + 1
-        return live.output_tokens if live.state == GONE else live.sampled
+        return live.output_tokens if live.lingers or live.state == GONE else live.sampled
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
     def _computed(self, live: LiveRequest) -> int:
         return live.computed + self.step - live.since if live.state == DECODE else live.computed
 
-    def _start_decoding(self, live: LiveRequest, since: int, finish_step: int) -> None:
+    def _start_decoding(self, live: LiveRequest, since: int, due: int) -> None:
         live.state = DECODE
         live.since = since
-        live.finish_step = finish_step
+        live.due = due
         self.decodes += 1
         self._kv_base += live.computed - since
         self._phases[(since - live.computed) % self.block_tokens] += 1
-        heapq.heappush(self._finishes, (finish_step, live.order, live))
+        heapq.heappush(self._finishes, (due, live.order, live))
+
+    def _linger(self, live: LiveRequest, due: int) -> None:
+        """Let a request that has finished decode in vain until the step ``due``."""
+        live.lingers = True
+        if live.state == DONE:
+            self._start_decoding(live, due, due)
+        else:
+            live.due = due
+            heapq.heappush(self._finishes, (due, live.order, live))
 
     def _stop_decoding(self, live: LiveRequest) -> None:
         self.decodes -= 1
@@ -505,13 +529,16 @@ class VllmScheduler:
 
     def _stall(self, live: LiveRequest) -> None:
         """A decoding request that got no token of this step's budget: everything of it happens one step later."""
-        assert live.finish_step is not None
-        since, finish_step = live.since, live.finish_step
+        since, due = live.since, live.due
         self._stop_decoding(live)
-        self._start_decoding(live, since + 1, finish_step + 1)
+        self._start_decoding(live, since + 1, due + 1)
 
     def _preempt(self, plan: Plan, live: LiveRequest) -> None:
         computed = self._computed(live)
+        if live.lingers:
+            self._leave(live, live.prompt_tokens + max(0, live.output_tokens - 1), live.holding.blocks)
+            live.state = GONE
+            return
         if live.state == DECODE:
             live.sampled = computed - live.prompt_tokens + 1
         hashed = computed + live.scheduled if self.at_schedule else computed
@@ -520,7 +547,6 @@ class VllmScheduler:
         live.state = WAITING
         live.computed = live.scheduled = 0
         live.preemptions += 1
-        live.finish_step = None
         plan.preempted.append(live)
         if self.priority:
             insort(self.waiting, live)
