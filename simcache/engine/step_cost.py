@@ -1,4 +1,4 @@
-"""How long a plan of engine steps takes: DESIGN's step-time form summed in closed form, in integer ticks."""
+"""How long a plan of engine steps takes: the step-time form summed in closed form, in integer ticks."""
 
 from __future__ import annotations
 
@@ -10,40 +10,41 @@ from .clock import TICKS_PER_S
 class StepCost:
     """Ticks of the first k steps of a plan; exact integers, so cutting and continuing a plan loses nothing.
 
-    One step takes ``host + host_per_seq*sequences + max(floor, base + per_token*n + attention*sum n(c + n/2)) + per_decode*d
-    + per_kv*K``, where per_kv is the mixed value in steps that carry a prefill chunk too. Over the steps of a plan K grows by d and
-    the attention sum by a constant, so the sum is quadratic in k on either side of the floor. ``slowness`` multiplies everything.
+    The form is ``Coefficients``'. Over the steps of a plan the number N of new tokens stays, the kv tokens read grow by the
+    decodes, and the attention sum by a constant, so the sum is quadratic in k on either side of the floor. ``slowness``
+    multiplies everything.
 
     >>> cost = StepCost(Coefficients(base_s=0.005, per_token_s=1e-4)); plan = Plan(); plan.new_tokens = 100
     >>> cost.span(plan, 2)
     30000000000000
     """
 
-    __slots__ = (
-        "base",
-        "floor",
-        "half_attention",
-        "host",
-        "host_per_seq",
-        "per_decode",
-        "per_kv",
-        "per_kv_mixed",
-        "per_token",
-    )
+    __slots__ = ("_chunks", "_coefficients", "_ticks_per_s", "host", "host_per_seq", "per_decode", "per_kv", "per_kv_mixed")
 
     def __init__(self, coefficients: Coefficients, slowness: float = 1.0) -> None:
-        def ticks(seconds: float) -> int:
-            return round(seconds * slowness * TICKS_PER_S)
+        self._coefficients = coefficients
+        self._ticks_per_s = slowness * TICKS_PER_S
+        self._chunks = {0: (self._ticks(coefficients.decode_alone_s), 0, 0)}
+        self.host = self._ticks(coefficients.host_s)
+        self.host_per_seq = self._ticks(coefficients.host_per_seq_s)
+        self.per_decode = self._ticks(coefficients.per_decode_s)
+        self.per_kv = self._ticks(coefficients.per_kv_token_s)
+        self.per_kv_mixed = self._ticks(coefficients.per_kv_token_mixed_s)
 
-        self.host = ticks(coefficients.host_s)
-        self.host_per_seq = ticks(coefficients.host_per_seq_s)
-        self.floor = ticks(coefficients.floor_s)
-        self.base = ticks(coefficients.base_s)
-        self.per_token = ticks(coefficients.per_token_s)
-        self.half_attention = ticks(coefficients.attention_s / 2)
-        self.per_decode = ticks(coefficients.per_decode_s)
-        self.per_kv = ticks(coefficients.per_kv_token_s)
-        self.per_kv_mixed = ticks(coefficients.per_kv_token_mixed_s)
+    def _ticks(self, seconds: float) -> int:
+        return round(seconds * self._ticks_per_s)
+
+    def _of_chunks(self, new_tokens: int) -> tuple[int, int, int]:
+        """Ticks of N new tokens before attention, per n*(2c + n), and of the floor: they depend on N alone."""
+        terms = self._chunks.get(new_tokens)
+        if terms is None:
+            form = self._coefficients
+            terms = self._chunks[new_tokens] = (
+                self._ticks(form.tokens_s(new_tokens)),
+                self._ticks(form.attention_at_s(new_tokens) / 2),
+                self._ticks(form.floor_s + form.floor_per_token_s * new_tokens),
+            )
+        return terms
 
     def span(self, plan: Plan, steps: int) -> int:
         """Ticks of the first ``steps`` steps of ``plan``."""
@@ -52,9 +53,9 @@ class StepCost:
         per_kv = self.per_kv_mixed if plan.new_tokens else self.per_kv
         fixed = self.host + self.host_per_seq * (decodes + len(plan.chunks)) + self.per_decode * decodes + per_kv * plan.kv_tokens
         total = steps * fixed + per_kv * decodes * triangle // 2
-        prefill = self.base + self.per_token * plan.new_tokens + self.half_attention * plan.attention
-        growth = self.half_attention * plan.attention_growth
-        floor = self.floor
+        tokens, per_attention, floor = self._of_chunks(plan.new_tokens)
+        prefill = tokens + per_attention * plan.attention
+        growth = per_attention * plan.attention_growth
         if prefill >= floor:
             return total + steps * prefill + growth * triangle // 2
         if not growth:
