@@ -288,7 +288,7 @@ class CostTwin(Twin):
     age = 0.0
 
     def use(self, facts: dict[str, float], at: Access) -> dict[str, float]:
-        return {"credit": max(facts.get("credit", 0.0), self.age + 1e-4 + 1e-8 * at.prompt_tokens / 2)}
+        return {"credit": max(facts.get("credit", 0.0), self.age + (1e-4 + 1e-8 * at.prompt_tokens / 2))}
 
     def key(self, facts: dict[str, float], at: Access) -> tuple[float, ...]:
         return (facts["credit"], facts["last"])

@@ -341,3 +341,14 @@ def test_every_public_trace_replays(shared_data: Path) -> None:
         row = answer(file, "--policy", "infinite")["results"][0]
         assert row["block_tokens"] == size
         assert (row["token_hit_ratio"] == 0) == name.startswith("azure"), "no content identity, no hits"
+
+
+def test_docs_name_every_key_and_every_option(trace: str) -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "replay.md").read_text(encoding="utf-8")
+    document = answer(trace, "--policy", "lru,ttl", "--capacity-blocks", "3", "--curve", "--per-request")
+    for part in (document, document["trace"], document["results"][0], *document["curves"]):
+        for key in part:
+            assert f"`{key}`" in text, key
+    for line in re.findall(r"^simcache replay \S+ (.*)$", text, re.M):
+        known = {option for parameter in command.params for option in parameter.opts}
+        assert {word for word in line.split() if word.startswith("--")} <= known
