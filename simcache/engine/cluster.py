@@ -16,6 +16,7 @@ from ..scenario import Cluster, Server
 from ..scheduler.vllm import VllmScheduler
 from .backend import Ticket, Watch
 from .clock import TICKS_PER_NS, Clock, instant, nanoseconds
+from .journal import Journal
 from .server import ReplicaServer, ServerTicket, open_ticket
 
 MOST_ATTEMPTS: Final = 3
@@ -110,9 +111,16 @@ class ReplicaCluster:
 
 
 def build(
-    env: Clock, server: Server, profile: ServerProfile, records: RecordsBuilder, *, seed: int = 0, until_s: float | None = None
+    env: Clock,
+    server: Server,
+    profile: ServerProfile,
+    records: RecordsBuilder,
+    *,
+    seed: int = 0,
+    until_s: float | None = None,
+    journal: Journal | None = None,
 ) -> ReplicaCluster:
-    """The living counterpart of a ``scenario.Server`` or ``scenario.Cluster``."""
+    """The living counterpart of a ``scenario.Server`` or ``scenario.Cluster``; faults drawn at a rate end at ``until_s``."""
     kv_tokens = server.kv_tokens if server.kv_tokens is not None else profile.kv_tokens
     if kv_tokens is None:
         raise InputError("kv_tokens", None, f"is needed: profile {profile.name!r} does not say how many tokens its memory holds")
@@ -142,7 +150,14 @@ def build(
     count = whole.replicas
     replicas = [
         ReplicaServer(
-            env, make_scheduler, profile, records, index=index, jump=server.jump, async_scheduling=server.async_scheduling
+            env,
+            make_scheduler,
+            profile,
+            records,
+            index=index,
+            jump=server.jump,
+            async_scheduling=server.async_scheduling,
+            journal=journal,
         )
         for index in range(count)
     ]

@@ -23,6 +23,7 @@ from ..workload import ClosedLoop
 from . import client, cluster, hosted
 from .backend import Backend
 from .clock import Clock, instant
+from .journal import Journal
 
 DURATION_S: Final = 3600.0
 """How long people arrive when neither the scenario nor the caller says."""
@@ -36,12 +37,13 @@ def simulate(
     duration_s: float | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    journal: Journal | None = None,
 ) -> Result:
     """Run ``scenario`` once and return its records, bill and provenance.
 
     New turns start before ``duration_s`` (default: the scenario's, else one hour; a trace runs to its end unless told); what
     has been submitted runs to its end. Equal arguments give equal results. ``progress`` is called with the share of simulated
-    time that has passed, where the end is known. Raises InputError before the clock starts, DeadlockError when nothing can go on.
+    time that has passed, where the end is known. ``journal`` collects what every replica did step by step. Raises InputError before the clock starts, DeadlockError when nothing can go on.
 
     >>> from simcache import Scenario, Server, TypingSessions
     >>> result = simulate(Scenario(workload=TypingSessions(users=2), backend=Server()), duration_s=60, seed=1)
@@ -61,7 +63,7 @@ def simulate(
         backend = hosted.build(env, scenario.backend, records, seed)
     else:
         assert isinstance(profile, ServerProfile)
-        backend = cluster.build(env, scenario.backend, profile, records, seed=seed, until_s=duration_s)
+        backend = cluster.build(env, scenario.backend, profile, records, seed=seed, until_s=duration_s, journal=journal)
 
     workload = scenario.workload
     feeder: _Feeder | None = None

@@ -14,6 +14,7 @@ from ..records import RecordsBuilder
 from ..scheduler.vllm import GONE, WAITING, LiveRequest, VllmScheduler
 from .backend import Ticket, Watch
 from .clock import BOUNDARY, TICKS_PER_NS, Clock, nanoseconds
+from .journal import Journal, Moment, Stretch
 from .step_cost import StepCost
 
 
@@ -54,6 +55,7 @@ class ReplicaServer:
         index: int = 0,
         jump: bool = True,
         async_scheduling: bool = False,
+        journal: Journal | None = None,
     ) -> None:
         self.env = env
         self._make_scheduler = make_scheduler  # also after a crash: an empty cache
@@ -63,6 +65,7 @@ class ReplicaServer:
         self.index = index
         self.jump = jump
         self.async_scheduling = async_scheduling
+        self._journal = journal
         self.outstanding = 0
         self.queued_tokens = 0  # prompt tokens whose prefill has not ended
         self.block_tokens = self.scheduler.block_tokens
@@ -162,6 +165,8 @@ class ReplicaServer:
         lives = [*scheduler.running, *scheduler.waiting, *self._incoming]
         lost = [live.ticket for live in lives if live.ticket.outcome is None]
         for ticket in lost:
+            if self._journal is not None:
+                self._journal.moments.append(Moment(self.env.now, ticket.row, "lost with a crash", self.index))
             self.records.preemptions[ticket.row] += ticket.live.preemptions
             ticket.live.state = GONE
         self._event = self._plan = None
@@ -194,6 +199,8 @@ class ReplicaServer:
         scheduler, now = self.scheduler, self.env.now
         scheduler.pool.now = now
         if self._plan is not None:
+            if self._journal is not None:
+                self._write_stretch(self._journal)
             first_tokens, finished = scheduler.advance(self._steps)
             self._plan = None
             if first_tokens:
@@ -269,11 +276,24 @@ class ReplicaServer:
                     records.hit_blocks[row] = live.hit_tokens // scheduler.block_tokens
         for live in plan.preempted:
             live.waiting_since = now
+        if self._journal is not None:
+            for live in plan.preempted:
+                self._journal.moments.append(Moment(now, live.row, "preempted", self.index))
+            for live in plan.admitted:
+                hit_tokens = live.resume_hit_tokens[-1] if live.resume_hit_tokens else live.hit_tokens or 0
+                self._journal.moments.append(Moment(now, live.row, "admitted", self.index, hit_tokens))
         if scheduler.at_schedule:
             for live in plan.chunks:
                 if live.sampled == 0 and live.computed + live.scheduled == live.prompt_tokens:
                     live.ticket.visible_at = now
                     self._tell(live.ticket, "visible")
+
+    def _write_stretch(self, journal: Journal) -> None:
+        plan, pool = self._plan, self.scheduler.pool
+        chunks = tuple((live.row, live.scheduled) for live in plan.chunks)
+        queue, held = len(self.scheduler.waiting), pool.blocks - pool.free
+        stretch = Stretch(self.index, self._started, self.env.now, self._steps, plan.decodes, chunks, queue, held, pool.blocks)
+        journal.stretches.append(stretch)
 
     def _tell(self, ticket: Ticket, what: str) -> None:
         if ticket.watch is not None and ticket.outcome is None:
