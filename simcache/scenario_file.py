@@ -15,11 +15,12 @@ from dataclasses import dataclass, fields, is_dataclass
 from pathlib import Path
 from typing import Any, Final
 
-from .errors import InputError, require_count
+from .errors import InputError, require_count, require_number
 from .scenario import Scenario
 from .scenario_kinds import FAMILIES, INNER_KINDS, NOTHING, Builder, field_types, kind_of
 
 SCHEMA_VERSION: Final = 1
+MOST_SEEDS: Final = 100_000
 PRESETS: Final = Path(__file__).resolve().parent / "data" / "scenarios"
 _FILE_KEYS: Final = ("schema_version", "seeds", "variants")
 _NO_WARMING: Final = {"kind": "none"}
@@ -90,7 +91,7 @@ def parse_scenarios(text: str, overrides: Sequence[str] = (), *, path: Path | No
     """
     try:
         top: Table = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:  # a thousand brackets are no scenario either
+    except (ValueError, RecursionError) as error:  # a thousand brackets and a number of 5,000 digits are no scenario either
         raise InputError("scenario", path.name if path else "text", f"must be TOML: {error}", path=path) from None
     return _Reader(Builder(path=path, base=path.parent if path else None)).read(top, overrides)
 
@@ -123,6 +124,7 @@ class _Reader:
         seeds = self.make.value(int, head["seeds"], "seeds")
         try:
             require_count("seeds", seeds)
+            require_number("seeds", seeds, at_most=MOST_SEEDS)
         except InputError as error:
             raise self.make.at(error, "seeds") from None
         return ScenarioFile(name=name, scenarios=tuple(map(self._scenario, tables)), seeds=seeds, notes=tuple(notes))
@@ -218,7 +220,7 @@ def _override(text: str) -> tuple[str, Table]:
     for spelled in (value, json.dumps(value)):
         try:
             change = tomllib.loads(f"{key} = {spelled}")
-        except (tomllib.TOMLDecodeError, RecursionError):
+        except (ValueError, RecursionError):
             continue
         names: list[str] = []
         inner: Any = change

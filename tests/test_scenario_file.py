@@ -139,6 +139,7 @@ def test_a_value_on_the_command_line_is_toml_or_else_a_text() -> None:
         ("duration_s = nan", ["duration_s(=nan)", "finite"]),
         ("slo_ttft_s = -1", ["slo_ttft_s(=-1)", "above 0"]),
         ("seeds = 0", ["seeds(=0)", "at least 1"]),
+        ("seeds = 200_000", ["seeds(=200000)", "at most 100000"]),
         ("seeds = 2.5", ["seeds(=2.5)", "a whole number"]),
         ("schema_version = 2", ["schema_version(=2)", "must be 1"]),
         ("variants = []", ["variants(=[])", "[[variants]]"]),
@@ -146,6 +147,8 @@ def test_a_value_on_the_command_line_is_toml_or_else_a_text() -> None:
         ("variants = [{ name = 'a' }, { name = 'a' }]", ["variants[1].name(='a')", "earlier variant"]),
         ("variants = [{ name = 'a', seeds = 3 }]", ["variants[0].seeds(=3)", "not a key"]),
         ("name = ", ["must be TOML", "line 1"]),
+        ("seeds = " + "9" * 5000, ["must be TOML"]),
+        ("seeds = " + "9" * 400, ["seeds(=an integer of", "must be finite"]),
     ],
 )
 def test_what_is_wrong_is_said_with_its_place(text: str, said: list[str]) -> None:

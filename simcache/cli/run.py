@@ -20,7 +20,9 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.command(name="run")
 @click.argument("scenario", required=False, metavar="[FILE.toml | PRESET]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first seed.")
-@click.option("--seeds", type=click.IntRange(min=1), help="How many seeds, one after the other.  [default: the file's, else 1]")
+@click.option(
+    "--seeds", type=click.IntRange(1, 100_000), help="How many seeds, one after the other.  [default: the file's, else 1]"
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for records and figure.  [default: simcache-out/NAME/]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table; no files without --out.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key, for example backend.replicas=4.")
