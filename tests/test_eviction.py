@@ -561,11 +561,12 @@ def test_slru_and_sieve_by_hand() -> None:
 
 
 def test_heaps_do_not_grow_with_accesses() -> None:
-    for policy in (CostAware(per_token_s=1.0, attention_s=0.0), Priority(ranges=[Retention(duration_s=9, priority=50)])):
+    cost, priority = CostAware(per_token_s=1.0, attention_s=0.0), Priority(ranges=[Retention(duration_s=9, priority=50)])
+    for policy, queue in ((cost, "_queue"), (priority, "_retained")):
         store = PlainStore(policy, 10, block_tokens=16)
         for i in range(20_000):
             store.serve([i % 7], now_ns=i)
-        assert len(store.policy._queue._entries) < 100
+        assert len(getattr(store.policy, queue)._entries) < 100
 
 
 def test_docs_example_recreates_lfu() -> None:

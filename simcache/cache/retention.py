@@ -136,20 +136,27 @@ class Priority(EvictionPolicy):
 
     def __init__(self, ranges: Sequence[Retention] = ()) -> None:
         self.ranges = tuple(ranges)
-        self._queue = _Queue()
-        self._retained = _Queue()  # by the instant when the retention ends
         self._accesses = 0
+        self._priority: dict[int, int] = {}  # of the blocks in the levels
+        self._levels: dict[int, OrderedDict[int, int]] = {}  # by priority: block -> its last access, oldest first
+        self._retained = _Queue()  # blocks whose retention ends, by when
+        # What fell back to the default is older than what is in its level, or not: its last access decides between the two.
+        self._fallen = _Queue()
 
     def insert(self, block: int, at: Access) -> None:
-        self.touch(block, at)
-
-    def touch(self, block: int, at: Access) -> None:
         self._accesses += 1
         priority, retain_ns = self._asked(at)
-        self._retained.keys.pop(block, None)
         if retain_ns is not None:
             self._retained.put(block, (at.now_ns + retain_ns, self._accesses))
-        self._queue.put(block, (priority, self._accesses))
+        self._priority[block] = priority
+        level = self._levels.get(priority)
+        if level is None:
+            level = self._levels[priority] = OrderedDict()
+        level[block] = self._accesses
+
+    def touch(self, block: int, at: Access) -> None:
+        self.remove(block)
+        self.insert(block, at)
 
     def victim(self, at: Access) -> int:
         while self._retained.keys:
@@ -157,13 +164,24 @@ class Priority(EvictionPolicy):
             ends_ns, access = self._retained.keys[block]
             if ends_ns > at.now_ns:
                 break
-            del self._retained.keys[block]
-            self._queue.put(block, (DEFAULT_PRIORITY, access))
-        return self._queue.first()
+            self.remove(block)
+            self._fallen.put(block, (DEFAULT_PRIORITY, access))
+        lowest = min(self._levels, default=MOST_PRIORITY + 1)
+        if self._fallen.keys and lowest >= DEFAULT_PRIORITY:
+            fallen = self._fallen.first()
+            if lowest > DEFAULT_PRIORITY or self._fallen.keys[fallen][1] < next(iter(self._levels[lowest].values())):
+                return fallen
+        return next(iter(self._levels[lowest]))
 
     def remove(self, block: int) -> None:
-        del self._queue.keys[block]
         self._retained.keys.pop(block, None)
+        if self._fallen.keys.pop(block, None) is not None:
+            return
+        priority = self._priority.pop(block)
+        level = self._levels[priority]
+        del level[block]
+        if not level:
+            del self._levels[priority]
 
     def _asked(self, at: Access) -> tuple[int, int | None]:
         if at.priority is not None:
