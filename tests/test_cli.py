@@ -165,7 +165,7 @@ def test_names_of_folders_are_plain_and_differ() -> None:
         (["run", "demmo"], "error: scenario(='demmo') does not exist"),
         (["run", "demo", "--set", "workload.typing_ms=3"], "typing_s"),
         (["run", "demo", "--set", "backend.kv_tokens=-1"], "backend.kv_tokens(=-1) must be at least 1"),
-        (["run", "demo", "--seeds", "0"], "--seeds"),
+        (["run", "demo", "--seeds", "0"], "seeds(=0) must be at least 1"),
         (["run", "demo", "--seed", "-1"], "--seed"),
         (["run", "--replicas", "2"], "--replicas goes with --trace"),
         (["run", "demo", "--trace", "x"], "not both"),

@@ -20,9 +20,7 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.command(name="run")
 @click.argument("scenario", required=False, metavar="[FILE.toml | PRESET]")
 @click.option("--seed", type=click.IntRange(min=0), default=0, show_default=True, help="The first seed.")
-@click.option(
-    "--seeds", type=click.IntRange(1, 100_000), help="How many seeds, one after the other.  [default: the file's, else 1]"
-)
+@click.option("--seeds", type=int, help="How many seeds, one after the other.  [default: the file's, else 1]")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for records and figure.  [default: simcache-out/NAME/]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table; no files without --out.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key, for example backend.replicas=4.")
@@ -52,6 +50,8 @@ def command(
     from ..scenario_file import read_scenarios
 
     given = {name: value for name, value in trace_options.items() if value is not None}
+    if seeds is not None:
+        overrides += (f"seeds={seeds}",)
     if trace is None:
         if given:
             raise click.UsageError(f"{_flag(next(iter(given)))} goes with --trace; for a scenario use --set.")
@@ -60,7 +60,7 @@ def command(
         raise click.UsageError("Give a scenario or --trace, not both.")
     else:
         asked = _of_trace(trace, given, overrides)
-    _run(asked, range(seed, seed + (seeds or asked.seeds)), out, as_json)
+    _run(asked, range(seed, seed + asked.seeds), out, as_json)
 
 
 def _flag(name: str) -> str:
