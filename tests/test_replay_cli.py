@@ -305,7 +305,12 @@ def test_what_an_engine_cannot_hold_is_rejected_and_counted(trace: str) -> None:
         assert (row["total_tokens"], row["hit_tokens"]) == (4900, 0), "it counts, and hits nothing"
         text = run(trace, "--store", store, "--capacity-tokens", "1024").stdout
         assert text.endswith("rejected: 3 requests\n")
+        assert (document["trace"]["blocks"], document["trace"]["block_tokens"]) == (row["total_blocks"], row["block_tokens"])
         assert row["evicted_unit"] == ("blocks" if store == "vllm" else "tokens")
+    assert (
+        answer(trace, "--store", "vllm", "--block-tokens", "16", "--capacity-tokens", "4096")["trace"]["blocks"]
+        == 88 + 94 + 38 + 88
+    )
     assert "rejected: 0 to 4 requests" in run(trace, "--store", "vllm", "--capacity-blocks", "0,4").stdout
 
 

@@ -175,7 +175,9 @@ def _engine_store(asked: _Asked) -> _Answer:
     block_tokens = trace.block_tokens if asked.block_tokens is None else asked.block_tokens
     require_count("block_tokens", block_tokens)
     requests = list(file_requests(asked.source, asked.format))
-    answer = _Answer(read={**_read(asked, [trace]), "block_tokens": block_tokens})
+    answer = _Answer(
+        read={**_read(asked, [trace]), "block_tokens": block_tokens, "blocks": int((-(-trace.input_tokens // block_tokens)).sum())}
+    )
     for name in asked.names:
         for blocks in asked.capacities_blocks(block_tokens):
             if blocks is None:
