@@ -30,8 +30,8 @@ FLOORS: Final = (
     ("3a who asks", ("workload/",)),
     ("2b latency: fit and profiles", ("latency", "fit_quality", "form_choice", "fitting", "prediction", "profiles", "coefficients")),
     (
-        "2a money, metrics, statistics, closed forms, numbers for people",
-        ("pricing", "metrics", "stats", "queueing", "theory", "units"),
+        "2a money, metrics, statistics, closed forms, numbers for people, markup",
+        ("pricing", "metrics", "stats", "queueing", "theory", "units", "pml", "pml_xml"),
     ),
     ("1 what happened and what can go wrong", ("records", "prompt", "streams", "errors")),
 )
