@@ -91,14 +91,14 @@ def queue_s(records: Records) -> Floats:
 
 
 def perceived_s(records: Records, *, streams_answer: bool = True) -> Floats:
-    """What the user waits for: ``ttft_s`` when the answer streams, ``e2e_s`` when it does not.
+    """What the user waits for: the first visible token when the answer streams (``ttft_s`` unless it thinks first), else ``e2e_s``.
 
     >>> from simcache.records import RecordsBuilder
     >>> b = RecordsBuilder(); r = b.row(outcome="ok"); b.first_token_at_ns[r], b.finished_at_ns[r] = 10**9, 3 * 10**9
     >>> perceived_s(b.freeze()).tolist(), perceived_s(b.freeze(), streams_answer=False).tolist()
     ([1.0], [3.0])
     """
-    return ttft_s(records) if streams_answer else e2e_s(records)
+    return _known(answered(records).first_visible_s) if streams_answer else e2e_s(records)
 
 
 def _in_time(records: Records, slo_ttft_s: float) -> tuple[int, int]:
@@ -195,17 +195,21 @@ def residual_warm_s(records: Records) -> Floats:
 
 
 def ttft_after_warm_s(records: Records) -> Floats:
-    """First token minus the instant the question was *sent*, of answered questions that relied on a warm-up.
+    """First token minus the instant the question was *sent*, of answered questions sent when their warm-up was there.
 
-    The figure that recipes print; it leaves out the wait for an unfinished warm-up, which ``ttft_s`` includes.
+    The figure that recipes print; it leaves out the wait for an unfinished warm-up, which ``ttft_s`` includes. A question
+    that was sent before its warm-up was there gained nothing from it and does not count here.
 
     >>> from simcache.records import RecordsBuilder
     >>> b = RecordsBuilder(); _ = b.row(kind="warm"); r = b.row(outcome="ok"); b.warm_row[r] = 0
+    >>> b.residual_warm_ns[r] = 18 * 10**9
     >>> b.sent_at_ns[r], b.first_token_at_ns[r] = 18 * 10**9, 20 * 10**9; ttft_after_warm_s(b.freeze()).tolist()
     [2.0]
     """
     chosen = answered(records)
-    return _known(chosen.where(chosen["warm_row"] != NEVER).span_s("sent_at_ns", "first_token_at_ns"))
+    left = chosen["residual_warm_ns"]
+    there = (left != NEVER) & (chosen["sent_at_ns"] - chosen["submitted_at_ns"] >= left)
+    return _known(chosen.where(there).span_s("sent_at_ns", "first_token_at_ns"))
 
 
 def ttft_by_prompt_s(records: Records, edges_tokens: Sequence[int]) -> list[Floats]:

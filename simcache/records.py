@@ -32,14 +32,19 @@ INTEGER_COLUMNS: Final = {
     "prompt_blocks": "blocks of the prompt (partial last block included); at hosted APIs the provider's units",
     "hit_blocks": "leading blocks served from cache",
     "output_tokens": "tokens generated",
+    "thinking_tokens": "of those, tokens that the user never sees: they come first",
     "written_5m_tokens": "tokens billed as a cache write with the default lifetime",
     "written_1h_tokens": "tokens billed as a cache write with the one-hour lifetime",
     "inserted_tokens": "tokens that this request put into the cache",
     "used_tokens": "of those, tokens that a later user request hit (each counted once)",
+    "used_by_row": "row of the first user request that hit any of them; null: none did",
+    "dropped_tokens": "of those, tokens that were evicted or expired before any user request hit them",
+    "visible_at_ns": "when a warm-up's prefix became hit-able for others; null: never, or no warm-up",
     "attempts": "how often it was sent to a server (1: no retry)",
     "preemptions": "how often it was preempted",
     "warm_row": "row of the warm-up that this question relied on; null: none",
     "residual_warm_ns": "what was left of that warm-up at submit; 0: it was done; null: no warm-up",
+    "cold_ns": "estimated time to first token of a person's question had nothing been cached, on an idle backend; null: not asked",
 }
 TEXT_COLUMNS: Final = {
     "session": "session name; empty: none",
@@ -56,8 +61,11 @@ _DEFAULTS: Final = {
             "first_token_at_ns",
             "finished_at_ns",
             "cancelled_at_ns",
+            "used_by_row",
+            "visible_at_ns",
             "warm_row",
             "residual_warm_ns",
+            "cold_ns",
         ),
         NEVER,
     ),
@@ -188,6 +196,17 @@ class Records:
     def ttft_s(self) -> NDArray[np.float64]:
         """First token instant minus submit instant; NaN where there was no first token."""
         return self.span_s("submitted_at_ns", "first_token_at_ns")
+
+    @property
+    def first_visible_s(self) -> NDArray[np.float64]:
+        """First token that is no thinking, minus submit: ``ttft_s`` where nothing was thought; NaN where none came.
+
+        Tokens after the first are taken to come at an even pace.
+        """
+        gaps = np.maximum(self.columns["output_tokens"] - 1, 1)
+        thought = np.minimum(self.columns["thinking_tokens"], gaps) / gaps
+        spent_s = np.where(thought > 0, thought * self.span_s("first_token_at_ns", "finished_at_ns"), 0.0)
+        return np.asarray(self.ttft_s + spent_s)
 
     @property
     def e2e_s(self) -> NDArray[np.float64]:

@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 from .errors import require_count, require_number
 from .workload.typist import Typing
 
 
 class WarmUp(NamedTuple):
-    """One warm-up: ``at_s`` seconds after open, over everything before the question, and with ``draft`` over the draft so far.
+    """One warm-up: ``at_s`` seconds after open (or, of those planned after an answer, after the answer's end).
 
-    ``supersedes``: it cancels this turn's earlier warm-ups that still run.
+    It covers everything before the question, and with ``draft`` the draft so far. ``supersedes``: it cancels this turn's earlier
+    warm-ups that still run. ``kind`` "keepalive": a ping, sent whatever was sent before; no question waits for it.
 
     >>> WarmUp(0.0).draft
     False
@@ -22,28 +23,77 @@ class WarmUp(NamedTuple):
     at_s: float
     draft: bool = False
     supersedes: bool = True
+    kind: Literal["warm", "keepalive"] = "warm"
+
+
+class Coming(NamedTuple):
+    """A turn that is still to come: ``after_s`` from now to its opening (its own answers not yet waited for), and its typing.
+
+    >>> Coming(after_s=60.0, typing=None).after_s
+    60.0
+    """
+
+    after_s: float
+    typing: Typing | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Moment:
+    """What a policy is asked about: a turn that opens (``typing`` given), or an answer that has just ended (``typing`` None).
+
+    ``prefix_tokens`` stand before the (next) question. ``since_sent_s``: seconds since the session's last request over that
+    prefix was sent, from which providers count lifetimes; None: there was none. ``warm_s()`` estimates what computing the whole
+    prefix takes on an idle backend. ``future`` is for oracles only: the turns that follow, until one is sent.
+
+    >>> Moment(user="u", session="s", prefix_tokens=8_000, warm_s=lambda: 2.0).since_sent_s
+    """
+
+    user: str
+    session: str
+    prefix_tokens: int
+    warm_s: Callable[[], float]
+    now_s: float = 0.0
+    typing: Typing | None = None
+    since_sent_s: float | None = None
+    future: tuple[Coming, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ask:
+    """A warm-up about to be sent: how long its prompt is, and how much of it is in the cache already (an estimate).
+
+    >>> Ask(now_s=1.0, kind="warm", prompt_tokens=8_000, hit_tokens=lambda: 0).hit_tokens()
+    0
+    """
+
+    now_s: float
+    kind: str
+    prompt_tokens: int
+    hit_tokens: Callable[[], int]
 
 
 @dataclass(frozen=True, kw_only=True)
 class WarmingPolicy:
     """Base of every policy, and of your own: a frozen class with one pure method, :meth:`warm_ups`.
 
-    A warm-up asks for ``warm_output_tokens`` (1: the least most providers allow) at ``priority`` (smaller is more urgent; users
-    have 0). ``cancel_on_abandon``: leaving the draft, or giving up the question, cancels warm-ups that still run.
+    A warm-up asks for ``warm_output_tokens`` (None: the least that the backend allows: 0 or 16 at providers that say so, else 1)
+    at ``priority`` (smaller is more urgent; users have 0). ``cancel_on_abandon``: leaving the draft, or giving up the question,
+    cancels warm-ups that still run. A policy that learns or counts keeps that in the :class:`Warmer` that :meth:`fresh` makes.
 
     >>> class WarmAtOneSecond(WarmingPolicy):
     ...     def warm_ups(self, typing, prefix_tokens):
     ...         return [WarmUp(1.0)]
-    >>> WarmAtOneSecond().warm_output_tokens
-    1
+    >>> WarmAtOneSecond().priority
+    0
     """
 
-    warm_output_tokens: int = 1
+    warm_output_tokens: int | None = None
     priority: int = 0
     cancel_on_abandon: bool = True
 
     def __post_init__(self) -> None:
-        require_count("warm_output_tokens", self.warm_output_tokens, at_least=0)
+        if self.warm_output_tokens is not None:
+            require_count("warm_output_tokens", self.warm_output_tokens, at_least=0)
         require_count("priority", self.priority, at_least=-(2**31))
 
     def warm_ups(self, typing: Typing, prefix_tokens: int) -> Sequence[WarmUp]:
@@ -55,6 +105,48 @@ class WarmingPolicy:
         turn or after it is never sent, so a policy need not know the end.
         """
         raise NotImplementedError(f"{type(self).__name__} must define warm_ups(typing, prefix_tokens)")
+
+    def after_answer(self, moment: Moment) -> Sequence[WarmUp]:
+        """The warm-ups and pings between an answer and the next question; what falls on that question or later is never sent."""
+        return ()
+
+    def fresh(self) -> Warmer:
+        """This policy's state for one run."""
+        return Warmer(self)
+
+    def notes(self, lifetime_s: float | None) -> list[str]:
+        """What a result should say about this policy where cache entries live for ``lifetime_s`` (None: until evicted)."""
+        return []
+
+
+class Warmer:
+    """A policy inside one run: asked by every client of the run, so what it remembers is shared. This one remembers nothing.
+
+    >>> Warmer(NoWarming()).after_answer(Moment(user="u", session="s", prefix_tokens=9, warm_s=lambda: 0.0))
+    ()
+    """
+
+    def __init__(self, policy: WarmingPolicy) -> None:
+        self.policy = policy
+
+    def on_open(self, moment: Moment) -> Sequence[WarmUp]:
+        """The warm-ups of the turn that opens now."""
+        assert moment.typing is not None
+        return self.policy.warm_ups(moment.typing, moment.prefix_tokens)
+
+    def after_answer(self, moment: Moment) -> Sequence[WarmUp]:
+        """The warm-ups and pings planned at the end of an answer."""
+        return self.policy.after_answer(moment)
+
+    def admits(self, ask: Ask) -> bool:
+        """Whether this warm-up may be sent now; asked right before it would be."""
+        return True
+
+    def settled(self, ask: Ask) -> None:
+        """A warm-up that was sent has ended, whatever became of it."""
+
+    def turn_ended(self, moment: Moment) -> None:
+        """The turn of ``moment.typing`` was sent or left."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,7 +169,7 @@ class WarmOnOpen(WarmingPolicy):
 
     >>> from .workload.typist import evenly
     >>> WarmOnOpen().warm_ups(evenly(3.0, 22), 8000)
-    (WarmUp(at_s=0.0, draft=False, supersedes=True),)
+    (WarmUp(at_s=0.0, draft=False, supersedes=True, kind='warm'),)
     """
 
     def warm_ups(self, typing: Typing, prefix_tokens: int) -> Sequence[WarmUp]:
@@ -154,3 +246,30 @@ class WarmEveryTokens(WarmingPolicy):
     def warm_ups(self, typing: Typing, prefix_tokens: int) -> Sequence[WarmUp]:
         """One per ``tokens`` typed."""
         return tuple(WarmUp(at_s, draft=True) for at_s in typing.every_tokens_at_s(self.tokens).tolist())
+
+
+@dataclass(frozen=True, kw_only=True)
+class WarmAfterAnswer(WarmingPolicy):
+    """Prefill question and answer into the cache ``delay_s`` after the answer's end, before the next turn opens.
+
+    Where the provider stores a request only up to its breakpoint, or the thinking was dropped, the next prompt's tail is not
+    cached by the answer itself.
+
+    >>> moment = Moment(user="u", session="s", prefix_tokens=8_000, warm_s=lambda: 2.0)
+    >>> WarmAfterAnswer(delay_s=1.0).after_answer(moment)[0].at_s
+    1.0
+    """
+
+    delay_s: float = 0.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        require_number("delay_s", self.delay_s, at_least=0)
+
+    def warm_ups(self, typing: Typing, prefix_tokens: int) -> Sequence[WarmUp]:
+        """None: by the time a turn opens it is done."""
+        return ()
+
+    def after_answer(self, moment: Moment) -> Sequence[WarmUp]:
+        """One."""
+        return (WarmUp(self.delay_s),)

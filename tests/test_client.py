@@ -5,13 +5,27 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from simcache.engine.client import Tally, start
+from simcache.engine.client import start
 from simcache.engine.clock import Clock, instant, seconds
+from simcache.engine.waiting import Tally
 from simcache.errors import InputError
+from simcache.foresight import Adaptive, Oracle
+from simcache.keep_alive import KeepAlive
 from simcache.prompt import Segment
 from simcache.records import NEVER, Records, RecordsBuilder
-from simcache.scenario import Scenario, Server
-from simcache.warming import NoWarming, WarmAfterPause, WarmEveryTokens, WarmingPolicy, WarmOnFirstKey, WarmOnOpen, WarmUp
+from simcache.scenario import HostedApi, Scenario, Server
+from simcache.warming import (
+    NoWarming,
+    WarmAfterAnswer,
+    WarmAfterPause,
+    Warmer,
+    WarmEveryTokens,
+    WarmingPolicy,
+    WarmOnFirstKey,
+    WarmOnOpen,
+    WarmUp,
+)
+from simcache.warming_limits import Budgeted, ForSome, Together
 from simcache.workload.presets import TypingSessions
 from simcache.workload.sessions import Person, Turn
 from simcache.workload.typist import evenly
@@ -20,21 +34,25 @@ from tests.linear_backend import Linear
 DOCUMENT = Segment("document", 8_000)
 
 
-def person(*typings, arrives_at_s=0.0, shared=(DOCUMENT,), output_tokens=101, gap_s=60.0, **turn) -> Person:
+def person(
+    *typings, arrives_at_s=0.0, shared=(DOCUMENT,), output_tokens=101, gap_s=60.0, user="u", opens_at_s=None, **turn
+) -> Person:
     turns = tuple(
         Turn(session="s", index=i, typing=typing, shared=shared, output=Segment(f"a{i}", output_tokens), gap_s=gap_s, **turn)
         for i, typing in enumerate(typings)
     )
-    return Person(user="u", arrives_at_s=arrives_at_s, turns=turns, salt="x", organisation="o")
+    return Person(user=user, arrives_at_s=arrives_at_s, turns=turns, salt="x", organisation="o", opens_at_s=opens_at_s)
 
 
 def live(
-    somebody: Person, *, until_s: float = 1e6, base_s: float = 0.0, rejects: str = "", **scenario
+    *people: Person, until_s: float = 1e6, base_s: float = 0.0, rejects: str = "", **scenario
 ) -> tuple[Records, Linear, Tally]:
     env, records, tally = Counting(), RecordsBuilder(), Tally()
     backend = Linear(env, records, base_s, rejects)
-    asked = Scenario(workload=TypingSessions(users=1), backend=Server(), **scenario)
-    start(env, backend, somebody, asked, records, instant(until_s), tally)
+    asked = Scenario(workload=TypingSessions(users=1), **{"backend": Server(), **scenario})
+    warmer = asked.warming.fresh()
+    for somebody in people:
+        start(env, backend, somebody, asked, records, instant(until_s), tally, warmer)
     env.run()
     return records.freeze(), backend, tally
 
@@ -303,3 +321,171 @@ def test_a_turn_costs_a_handful_of_events(warming, requests, events):
         return live(somebody, warming=warming)[1].env.steps
 
     assert (steps(21) - steps(1)) / 20 == events + 3 * requests
+
+
+def pings(records: Records) -> list[float]:
+    return records.seconds("sent_at_ns")[records.kind == "keepalive"].tolist()
+
+
+def test_thinking_is_generated_billed_and_dropped_from_the_next_prompt():
+    records, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), thinking_tokens=50, output_tokens=51))
+    assert records["output_tokens"].tolist() == [101, 101]
+    assert records["thinking_tokens"].tolist() == [50, 50]
+    assert records.ttft_s[0] == 8.02
+    assert records.first_visible_s[0] == pytest.approx(8.02 + 0.50)  # 10 ms a token: the 51st is the first to be seen
+    assert [ticket.request.output for ticket in backend.sent] == [Segment("a0/thinking", 101), Segment("a1/thinking", 101)]
+    assert backend.sent[1].request.prompt[2] == Segment("a0", 51)
+
+
+def test_thinking_may_stay_in_the_next_prompt():
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), thinking_tokens=50, thinking_joins=True, output_tokens=51))
+    assert backend.sent[0].request.output == backend.sent[1].request.prompt[2] == Segment("a0", 101)
+
+
+def test_an_answer_stopped_while_it_thinks_leaves_nothing():
+    stop = {"thinking_tokens": 50, "output_tokens": 51}
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=8.3, **stop))
+    assert backend.sent[1].request.prompt == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("s/t1/draft0", 30))
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), stop_after_s=8.625, **stop))
+    assert backend.sent[1].request.prompt[2] == Segment("a0", 11)
+
+
+def test_the_question_joins_only_if_it_is_told_to():
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), question_joins=False, answer_joins=False))
+    assert backend.sent[1].request.prompt == (DOCUMENT, Segment("s/t1/draft0", 30))
+
+
+def test_an_open_loop_waits_for_no_answer_and_says_the_same():
+    typings = (evenly(3.0, 20), evenly(2.0, 30), evenly(1.0, 10, share=0.5), evenly(1.0, 10))
+    _, closed, _ = live(person(*typings))
+    records, backend, tally = live(person(*typings, opens_at_s=(0.0, 2.0, 5.0, 6.0)))
+    assert records.seconds("submitted_at_ns").tolist() == [3.0, 4.0, 7.0]
+    assert [ticket.request.prompt for ticket in backend.sent] == [ticket.request.prompt for ticket in closed.sent]
+    assert tally == Tally(opened_turns=4, unsent_turns=1)
+    slow, _, _ = live(person(*typings, opens_at_s=(0.0, 2.0, 5.0, 6.0)), base_s=30.0)
+    assert slow.seconds("submitted_at_ns").tolist() == [3.0, 4.0, 7.0]
+    assert len(live(person(*typings, opens_at_s=(0.0, 2.0, 5.0, 6.0)), until_s=5.0)[0]) == 2
+
+
+def test_pings_keep_their_interval_from_the_last_use_until_the_next_question():
+    records, backend, _ = live(
+        person(evenly(3.0, 20), evenly(40.0, 30), gap_s=100.0), warming=KeepAlive(interval_s=30, most_pings=9)
+    )
+    # sent at 3 s, answered at 12.02 s, so pings at 33, 63, 93, 123, 152 is past the question at 152.02 s; then 9 after the second
+    assert pings(records)[:4] == pytest.approx([33.0, 63.0, 93.0, 123.0])
+    second_s = float(records.seconds("sent_at_ns")[records.kind == "user"][1])
+    assert second_s == pytest.approx(152.02)
+    assert pings(records)[4:] == pytest.approx([second_s + 30 * k for k in range(1, 10)])
+    ping = backend.sent[1].request
+    assert ping.prompt == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("a0", 101))
+    assert (ping.kind, ping.turn, ping.shared_segments, ping.output.tokens) == ("keepalive", 1, 3, 1)
+    assert records["warm_row"].tolist().count(NEVER) == len(records)
+
+
+def test_pings_end_with_the_run_and_with_a_closed_tab_and_survive_an_unsent_draft():
+    three = person(evenly(3.0, 20), evenly(4.0, 9, share=0.5), evenly(2.0, 30), gap_s=30.0)
+    records, _, _ = live(three, warming=KeepAlive(interval_s=20, most_pings=99), until_s=150.0)
+    last_s = float(records.seconds("sent_at_ns")[records.kind == "user"][1])
+    assert last_s == pytest.approx(12.02 + 30 + 2 + 30 + 2)
+    assert pings(records) == pytest.approx([23.0, 43.0, 63.0, *(last_s + 20 * k for k in range(1, 5) if last_s + 20 * k < 150)])
+    closed, _, _ = live(person(evenly(3.0, 20), close_after_s=1.0), warming=KeepAlive(interval_s=20))
+    assert pings(closed) == []
+
+
+def test_a_ping_that_would_have_fallen_into_the_answer_goes_out_at_its_end():
+    records, _, _ = live(person(evenly(3.0, 20)), warming=KeepAlive(interval_s=5, most_pings=2))
+    assert pings(records) == pytest.approx([12.02, 13.0])  # due at 8 s and 13 s; the answer ends at 12.02 s
+
+
+def test_the_last_answer_is_prefilled_before_the_next_turn():
+    records, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30)), warming=WarmAfterAnswer(delay_s=5.0))
+    assert kinds(records)[:3] == [("user", "ok"), ("warm", "ok"), ("user", "ok")]
+    assert records.seconds("sent_at_ns")[1] == pytest.approx(17.02)
+    assert backend.sent[1].request.prompt == (DOCUMENT, Segment("s/t0/draft0", 20), Segment("a0", 101))
+    assert records["hit_tokens"][2] == 8_121
+    assert (records["warm_row"][2], records["residual_warm_ns"][2]) == (1, 0)
+    # a second answer is prefilled too, for a question that never comes
+    assert kinds(records)[3:] == [("warm", "ok")]
+
+
+def test_records_of_warm_ups_say_when_they_were_visible_and_questions_what_cold_would_have_taken():
+    records, _, _ = live(person(evenly(3.0, 20)), warming=WarmOnOpen(), base_s=0.5)
+    assert records.seconds("visible_at_ns").tolist()[0] == 8.5
+    assert np.isnan(records.seconds("visible_at_ns")[1])
+    assert records.seconds("cold_ns")[1] == pytest.approx(0.5 + 8.02)
+    assert np.isnan(records.seconds("cold_ns")[0])
+
+
+def test_the_least_output_is_asked_for_where_the_policy_says_nothing():
+    def asked(backend, **policy) -> int:
+        return live(person(evenly(3.0, 20)), backend=backend, warming=WarmOnOpen(**policy))[1].sent[0].request.output.tokens
+
+    api = HostedApi(provider="anthropic", model="claude-sonnet-4-5", profile="openai-figure")
+    assert (asked(Server()), asked(api), asked(api, warm_output_tokens=1)) == (1, 0, 1)  # rules raise a 0 where they must
+
+
+def test_a_budget_of_warm_ups_at_once_is_shared_by_everybody():
+    crowd = [person(evenly(30.0, 20), user=f"u{i}", shared=(Segment(f"d{i}", 8_000),)) for i in range(5)]
+    later = person(evenly(30.0, 20), user="later", shared=(Segment("dl", 8_000),), arrives_at_s=10.0)
+    records, _, _ = live(*crowd, later, warming=Budgeted(policy=WarmOnOpen(), most_at_once=2))
+    assert records["user"][records.kind == "warm"].tolist() == ["u0", "u1", "later"]
+
+
+def test_a_budget_of_dollars_holds_in_every_hour():
+    crowd = [person(evenly(30.0, 20), user=f"u{i}", shared=(Segment(f"d{i}", 8_000),), arrives_at_s=600.0 * i) for i in range(20)]
+    usd = 8_000 * 3.75e-6
+    records, _, _ = live(*crowd, warming=Budgeted(policy=WarmOnOpen(), usd_per_hour=3.5 * usd))
+    sent_s = records.seconds("sent_at_ns")[records.kind == "warm"]
+    assert sent_s.tolist() == [0, 600, 1200, 3600, 4200, 4800, 7200, 7800, 8400, 10800, 11400]
+    assert len(live(*crowd, warming=Budgeted(policy=WarmOnOpen(), usd_per_hour=0))[0]) == 20
+
+
+def test_a_run_makes_its_own_state_and_only_some_warm():
+    crowd = [person(evenly(30.0, 20), user=f"u{i}", shared=(Segment(f"d{i}", 8_000),)) for i in range(40)]
+    policy = ForSome(policy=Budgeted(policy=WarmOnOpen(), most_at_once=100), share=0.5)
+    one, two = live(*crowd, warming=policy)[0], live(*crowd, warming=policy)[0]
+    assert one == two
+    warmed = set(one["user"][one.kind == "warm"])
+    assert warmed == {f"u{i}" for i in range(40) if policy.warms(f"u{i}")}
+    assert 10 < len(warmed) < 30
+
+
+def test_several_policies_at_once():
+    both = Together(policies=(WarmOnOpen(), KeepAlive(interval_s=30, most_pings=1)))
+    records, _, _ = live(person(evenly(3.0, 20), evenly(2.0, 30)), warming=both)
+    assert records["kind"].tolist() == ["warm", "user", "keepalive", "warm", "user", "keepalive"]
+
+
+def test_the_oracle_sends_nothing_for_a_draft_that_will_be_left_and_plans_over_it():
+    somebody = person(evenly(9.0, 20), evenly(4.0, 9, share=0.5), evenly(2.0, 30), gap_s=30.0)
+    records, _, _ = live(somebody, warming=Oracle())
+    assert kinds(records) == [("warm", "ok"), ("user", "ok"), ("warm", "ok"), ("user", "ok")]
+    assert records["hit_tokens"][[1, 3]].tolist() == [8_000, 8_121]
+    assert live(person(evenly(9.0, 20, share=0.5)), warming=Oracle())[0]["kind"].tolist() == []
+
+
+def test_an_adaptive_policy_learns_who_sends():
+    sender = person(*[evenly(10.0, 20)] * 12, user="sends")
+    leaver = person(*[evenly(10.0, 20, share=0.9)] * 12, user="leaves", arrives_at_s=0.5)
+    records, _, _ = live(sender, leaver, warming=Adaptive())
+    warmed = records["user"][records.kind == "warm"].tolist()
+    assert warmed.count("sends") == 12
+    assert warmed.count("leaves") <= 1
+
+
+def test_a_policy_with_state_of_ones_own():
+    class Twice(WarmingPolicy):
+        def fresh(self):
+            return Counter(self)
+
+    class Counter(Warmer):
+        def __init__(self, policy):
+            super().__init__(policy)
+            self.left = 2
+
+        def on_open(self, moment):
+            self.left -= 1
+            return [WarmUp(0.0)] if self.left >= 0 else []
+
+    records, _, _ = live(person(*[evenly(3.0, 20)] * 4), warming=Twice())
+    assert records["kind"].tolist() == ["warm", "user", "warm", "user", "user", "user"]

@@ -24,14 +24,20 @@ FLOORS: Final = (
     ("4c records of a run and what was asked of them", ("result",)),
     ("4b files of scenarios", ("scenario_kinds", "scenario_file")),
     ("4a the frozen question", ("scenario",)),
-    ("3d policies that see people and caches; what breaks", ("warming", "routing", "faults")),
+    (
+        "3d policies that see people and caches; what breaks",
+        ("warming", "foresight", "keep_alive", "warming_limits", "routing", "faults"),
+    ),
     ("3c decisions of an engine", ("scheduler/",)),
     ("3b what is already computed", ("cache/",)),
     ("3a who asks", ("workload/",)),
-    ("2b latency: fit and profiles", ("latency", "fit_quality", "form_choice", "fitting", "prediction", "profiles", "coefficients")),
+    (
+        "2b latency: fit and profiles",
+        ("latency", "fit_quality", "form_choice", "fitting", "prediction", "profiles", "coefficients"),
+    ),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
-        ("pricing", "metrics", "stats", "queueing", "theory", "units", "pml", "pml_xml"),
+        ("pricing", "metrics", "stats", "queueing", "theory", "stopping", "units", "pml", "pml_xml"),
     ),
     ("1 what happened and what can go wrong", ("records", "prompt", "streams", "errors")),
 )

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from simcache import metrics
 from simcache.engine.run import simulate
 from simcache.records import NEVER
 from simcache.scenario_file import load_scenarios
@@ -83,6 +84,9 @@ def test_warm_and_send_at_once(recipe):
     assert ttft_s(result) == pytest.approx(20.9, abs=0.05)
     assert e2e_s(result) == pytest.approx(28.32, abs=0.005)
     assert result.records.written_5m_tokens.tolist() == [CONTEXT, CONTEXT]
+    # it names the warm-up that was under way, but gained nothing from it: the recipe's figure does not apply
+    assert row["warm_row"] == 0
+    assert metrics.ttft_after_warm_s(result.records).size == 0
     assert (row["hit_tokens"], row["output_tokens"]) == (0, 362)
     by_hand = (CONTEXT * WRITE + 1 * OUTPUT) + (CONTEXT * WRITE + QUESTION * INPUT + 362 * OUTPUT)
     assert by_hand == pytest.approx(1.14, abs=0.005)
@@ -169,9 +173,9 @@ def test_sending_at_once_never_helps_before_the_entry_is_visible(study):
 
 
 def test_the_study_draws_one_figure_and_answers_in_one_sentence(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "FIGURE", tmp_path / "figure.png")
+    monkeypatch.setattr(study, "FIGURES", tmp_path)
     answer = study.main(quick=True)
     assert "19.8 s" in answer
     assert "-90.7 %" in answer
     assert "\n" not in answer
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    assert [path.name for path in tmp_path.rglob("*.png")] == ["01_speculative_recipe.png"]

@@ -81,7 +81,7 @@ def test_policies_are_frozen_values(policy):
     assert hash(policy) == hash(dataclasses.replace(policy))
     with pytest.raises(dataclasses.FrozenInstanceError):
         policy.priority = 3
-    assert (policy.warm_output_tokens, policy.priority, policy.cancel_on_abandon) == (1, 0, True)
+    assert (policy.warm_output_tokens, policy.priority, policy.cancel_on_abandon) == (None, 0, True)
 
 
 def test_a_policy_of_ones_own_needs_one_method():

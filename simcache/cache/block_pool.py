@@ -86,7 +86,8 @@ class Holding:
 class BlockPool:
     """``blocks`` usable KV blocks of ``block_tokens`` tokens each (vLLM's null block not counted).
 
-    ``used_tokens[origin]`` and ``inserted_tokens[origin]`` (arrays indexed by the requests' rows) are credited when given.
+    ``used_tokens[origin]``, ``inserted_tokens[origin]`` and ``dropped_tokens[origin]`` (arrays indexed by the requests' rows) are
+    credited when given, ``used_by_row[origin]`` (negative: nobody yet) is set to the first user request that hit.
     ``ttl`` in the caller's time unit; ``sliding`` counts from the last release, ``fixed`` from insertion; alive iff now < expiry.
 
     >>> pool = BlockPool(8, 16); pool.free
@@ -105,6 +106,8 @@ class BlockPool:
         ttl_kind: Literal["sliding", "fixed"] = "sliding",
         used_tokens: array[int] | None = None,
         inserted_tokens: array[int] | None = None,
+        used_by_row: array[int] | None = None,
+        dropped_tokens: array[int] | None = None,
     ) -> None:
         self.blocks = blocks
         self.block_tokens = block_tokens
@@ -124,6 +127,8 @@ class BlockPool:
         self._by_expiry: list[tuple[int, int, Extent]] = []  # fixed lifetimes
         self._used_tokens = used_tokens
         self._inserted_tokens = inserted_tokens
+        self._used_by_row = used_by_row
+        self._dropped_tokens = dropped_tokens
 
     # -- lookups -----------------------------------------------------------------------------------------------------------
 
@@ -170,6 +175,8 @@ class BlockPool:
                 extent.used = True
                 if self._used_tokens is not None:
                     self._used_tokens[extent.origin] += extent.size * self.block_tokens
+                if self._used_by_row is not None and self._used_by_row[extent.origin] < 0:
+                    self._used_by_row[extent.origin] = holding.origin
             holding.pieces.append((extent, at))
             holding.node = node
             at = end
@@ -197,7 +204,7 @@ class BlockPool:
                     continue
                 node.end -= count
                 front.size -= count
-                self.evicted += count
+                self._count_dropped(front, count)
                 return
             count -= front.size
             self._unlink(front)
@@ -350,7 +357,7 @@ class BlockPool:
         """Take a copy out of the tree; an empty node goes with it, and an empty node above that only waited for it."""
         node = extent.node
         assert node is not None
-        self.evicted += extent.size
+        self._count_dropped(extent, extent.size)
         node.extents.remove(extent)
         extent.node = extent.left = None
         while node is not None and node.parent is not None and not node.extents and not node.children:
@@ -358,6 +365,11 @@ class BlockPool:
             del parent.children[node.key]
             node.parent = None
             node = parent
+
+    def _count_dropped(self, extent: Extent, blocks: int) -> None:
+        self.evicted += blocks
+        if self._dropped_tokens is not None and not extent.used:
+            self._dropped_tokens[extent.origin] += blocks * self.block_tokens
 
     def _detach(self, extent: Extent) -> None:
         """Expire a copy: its blocks turn blank now, or at release when somebody still computes with them."""

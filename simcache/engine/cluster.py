@@ -134,6 +134,8 @@ def build(
             ttl_kind=server.ttl_kind,
             used_tokens=records.used_tokens,
             inserted_tokens=records.inserted_tokens,
+            used_by_row=records.used_by_row,
+            dropped_tokens=records.dropped_tokens,
         )
         return VllmScheduler(
             pool,

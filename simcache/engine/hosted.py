@@ -15,7 +15,7 @@ from ..cache.rules import ProviderRules, load_rules, rules_of
 from ..errors import InputError
 from ..latency import HostedProfile, load_profile
 from ..prompt import Request, prompt_tokens
-from ..records import RecordsBuilder
+from ..records import NEVER, RecordsBuilder
 from ..scenario import HostedApi
 from ..streams import stream
 from .backend import Ticket, Watch
@@ -187,8 +187,10 @@ class HostedBackend:
         if self._store is not None:
             for origin, tokens in self._store.read(request, found, now, credit=request.kind == "user"):
                 records.used_tokens[origin] += tokens
-        if self.rules.visibility == "scheduled":
-            self._store_prefix(ticket)
+                if records.used_by_row[origin] == NEVER:
+                    records.used_by_row[origin] = row
+        if self.rules.visibility == "scheduled" and self._store_prefix(ticket):
+            self._tell(ticket, "visible")
         ttft_s = self.profile.ttft_s(ticket.prompt_tokens - found.hit_tokens, found.hit_tokens) * self._jitter(request)
         self._at(now + round(ttft_s * TICKS_PER_S), self._prefilled, ticket)
 
@@ -240,11 +242,18 @@ class HostedBackend:
             return False
         assert ticket.started_at is not None
         now = ticket.visible_at = self._now
-        self._store.expire(now)
+        if ticket.request.kind != "user":
+            self.records.visible_at_ns[ticket.row] = nanoseconds(now)
+        self._note_dropped(now)
         self.records.inserted_tokens[ticket.row] += self._store.write(
             ticket.request, origin=ticket.row, started_at=ticket.started_at, now=now
         )
         return True
+
+    def _note_dropped(self, now: int) -> None:
+        assert self._store is not None
+        for origin, _, unused_tokens, _ in self._store.expire(now):
+            self.records.dropped_tokens[origin] += unused_tokens
 
     def _output_by(self, ticket: HostedTicket, now: int) -> int:
         assert ticket.first_token_at is not None

@@ -24,6 +24,7 @@ from . import client, cluster, hosted
 from .backend import Backend
 from .clock import Clock, instant
 from .journal import Journal
+from .waiting import Tally
 
 DURATION_S: Final = 3600.0
 """How long people arrive when neither the scenario nor the caller says."""
@@ -67,14 +68,15 @@ def simulate(
 
     workload = scenario.workload
     feeder: _Feeder | None = None
-    tally = client.Tally()
+    tally = Tally()
     until: int | None
     if isinstance(workload, ClosedLoop):
         if duration_s is None:
             duration_s = DURATION_S
         until = instant(duration_s)
+        warmer = scenario.warming.fresh()
         for person in workload.people(seed, duration_s):
-            client.start(env, backend, person, scenario, records, until, tally)
+            client.start(env, backend, person, scenario, records, until, tally, warmer)
     else:
         until = None if duration_s is None else instant(duration_s)
         feeder = _Feeder(env, backend, workload.requests(seed), until)
@@ -89,6 +91,8 @@ def simulate(
 
     frozen = records.freeze()
     notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]
+    if isinstance(workload, ClosedLoop):
+        notes += scenario.warming.notes(_lifetime_s(scenario, backend))
     if tally.unsent_turns:
         notes.append(f"{tally.unsent_turns} of {tally.opened_turns} drafts were never sent")
     account, price_source, price_notes = _bill(scenario, profile, frozen, max(_ended_at_s(frozen), duration_s or 0.0))
@@ -216,6 +220,14 @@ def _ended_at_s(records: Records) -> float:
     """The last instant on record: idle timers that outlive it are nobody's GPU hours."""
     columns = [records[name] for name in ("submitted_at_ns", "finished_at_ns", "cancelled_at_ns")]
     return max((int(column.max()) / 1e9 for column in columns if len(column)), default=0.0)
+
+
+def _lifetime_s(scenario: Scenario, backend: Backend) -> float | None:
+    """How long an unused cache entry lives; None: until it is evicted."""
+    if isinstance(scenario.backend, HostedApi):
+        assert isinstance(backend, hosted.HostedBackend)
+        return backend.rules.lifetime_of(scenario.backend.cache_ttl or next(iter(backend.rules.lifetime_s)))
+    return scenario.backend.ttl_s
 
 
 def _extrapolated(profile: ServerProfile | HostedProfile, records: Records) -> bool:

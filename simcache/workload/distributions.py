@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Final, Protocol, runtime_checkable
+from typing import Final, Protocol, cast, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -349,6 +349,9 @@ DISTRIBUTIONS: Final = {
 """The names that a scenario file may use."""
 
 
+_ANSWERS: Final = ("draw", "mean", "median", "low", "high")
+
+
 def distribution(name: str, value: object, *, at_least: float | None = None, at_most: float | None = None) -> Distribution:
     """``value`` as a distribution whose values stay inside the bounds, or InputError about the field ``name``.
 
@@ -358,8 +361,10 @@ def distribution(name: str, value: object, *, at_least: float | None = None, at_
     if isinstance(value, (int, float)):
         require_number(name, value, at_least=at_least, at_most=at_most)
         return Fixed(value)
-    if not isinstance(value, Distribution):
+    # The class first: a distribution that reads a file for its mean should not read it for being looked at.
+    if not (all(hasattr(type(value), answer) for answer in _ANSWERS) or isinstance(value, Distribution)):
         raise InputError(name, value, "must be a number or a distribution", "For example LogNormal(median=20, sigma=1.1).")
+    value = cast(Distribution, value)
     if at_least is not None:
         require(value.low >= at_least, name, value, f"must not draw values below {at_least:g}")
     if at_most is not None:
