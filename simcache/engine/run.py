@@ -19,6 +19,7 @@ from ..prompt import Request
 from ..records import NEVER, Records, RecordsBuilder
 from ..result import Result, Wall
 from ..scenario import Cluster, HostedApi, Scenario
+from ..steady import overload
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
 from .backend import Backend
@@ -96,6 +97,10 @@ def simulate(
     if tally.unsent_turns:
         notes.append(f"{tally.unsent_turns} of {tally.opened_turns} drafts were never sent")
     account, price_source, price_notes = _bill(scenario, profile, frozen, max(_ended_at_s(frozen), duration_s or 0.0))
+    beyond = overload(frozen)
+    if beyond is not None and not isinstance(scenario.backend, HostedApi):
+        replicas = scenario.backend.replicas if isinstance(scenario.backend, Cluster) else 1
+        notes.append(beyond.sentence("1 replica" if replicas == 1 else f"{replicas} replicas"))
     extrapolated = _extrapolated(profile, frozen)
     if extrapolated:
         notes.append(f"some latencies were extrapolated beyond the measured range of profile {profile.name!r}")

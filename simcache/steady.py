@@ -1,0 +1,104 @@
+"""Is this a steady state? Overload told from the records, and how much of a run's beginning to leave out."""
+
+from __future__ import annotations
+
+import itertools
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from .errors import InputError
+from .records import NEVER, Records
+
+_FEWEST = 200
+"""Fewer requests than this say nothing about growth without bound."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Overload:
+    """Requests came faster than they were served: ``offered_per_s`` against ``served_per_s`` while there was always work.
+
+    >>> Overload(offered_per_s=3.4, served_per_s=2.0, backlog=1_000).load
+    1.7
+    """
+
+    offered_per_s: float
+    served_per_s: float
+    backlog: int
+
+    @property
+    def load(self) -> float:
+        """Offered over served."""
+        return self.offered_per_s / self.served_per_s
+
+    def sentence(self, what: str) -> str:
+        """For people; ``what`` names the backend.
+
+        >>> Overload(offered_per_s=3.4, served_per_s=2.0, backlog=1_000).sentence("4 replicas")
+        'overload: offered 1.70x of what 4 replicas can do (about 2.00 requests/s of this kind); waits grow without bound'
+        """
+        rate = f"{self.served_per_s:.3g}" if self.served_per_s < 1 else f"{self.served_per_s:,.2f}"
+        most = f"offered {self.load:.2f}x of what {what} can do (about {rate} requests/s of this kind)"
+        return f"overload: {most}; waits grow without bound"
+
+
+def overload(records: Records) -> Overload | None:
+    """Overload, where the number of requests without a first token grows over the second half of the arrivals; else None.
+
+    The queue is compared over the quarters of the time of arrivals: it must grow from the second to the third and from the
+    third to the last, by a factor 1.2 each, and end above 5 % of all requests. What is served per second is counted over that
+    second half, in which there was always work, so it estimates the most the backend can do for requests of this mix. Fewer
+    than 200 requests, or arrivals within no time, give None. A day's curve can be overloaded at its peak alone: this looks at the
+    end of the arrivals only.
+    """
+    begun = records["submitted_at_ns"]
+    if len(begun) < _FEWEST:
+        return None
+    start, end = int(begun.min()), int(begun.max())
+    if end == start:
+        return None
+    over = records["first_token_at_ns"].copy()
+    for column in ("finished_at_ns", "cancelled_at_ns"):
+        over = np.where(over == NEVER, records[column], over)
+    over = np.where(over == NEVER, np.where(records["outcome"] == "ok", end + 1, begun), over)  # rejected at once, or lost
+    edges = np.linspace(start, end, 5)
+    quarters = [_mean_inside(begun, over, low, high) for low, high in itertools.pairwise(edges)]
+    backlog = int((over > end).sum())
+    grows = quarters[2] > 1.2 * quarters[1] and quarters[3] > 1.2 * quarters[2]
+    if not grows or backlog <= 0.05 * len(begun):
+        return None
+    half = edges[2]
+    span_s = (end - half) / 1e9
+    served = int(((over > half) & (over <= end)).sum())
+    if not served:
+        return None
+    return Overload(offered_per_s=int((begun > half).sum()) / span_s, served_per_s=served / span_s, backlog=backlog)
+
+
+def _mean_inside(begun: NDArray[np.int64], over: NDArray[np.int64], low: float, high: float) -> float:
+    """Time average of the number of requests waiting in [low, high)."""
+    return float((np.clip(over, low, high) - np.clip(begun, low, high)).sum() / (high - low))
+
+
+def mser5(values: ArrayLike) -> int:
+    """How many leading values to leave out as a transient: MSER-5 (White 1997; White, Cobb and Spratt 2000).
+
+    Means of 5 values; the truncation d that minimises the squared standard error of what is left, ``sum (y - mean)^2 / (n-d)^2``,
+    over the first half. Returns a multiple of 5. Raises InputError below 20 values.
+
+    >>> mser5([50.0] * 25 + [1.0, 2.0] * 100)
+    25
+    """
+    array = np.asarray(values, dtype=float)
+    if array.ndim != 1 or len(array) < 20:
+        raise InputError("values", f"{array.size} of them", "must be at least 20 values in a row")
+    if not np.isfinite(array).all():
+        raise InputError("values", "some", "must be finite")
+    means = array[: len(array) // 5 * 5].reshape(-1, 5).mean(axis=1)
+    n = len(means)
+    left = n - np.arange(n // 2 + 1)
+    sums = np.cumsum(means[::-1])[::-1][: n // 2 + 1]
+    squares = np.cumsum(means[::-1] ** 2)[::-1][: n // 2 + 1]
+    errors = np.maximum(0.0, squares - sums**2 / left) / left**2
+    return 5 * int(np.argmin(errors))
