@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, date, datetime, time
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,9 +18,9 @@ if TYPE_CHECKING:
     from .records import Records
 
 GPUS_FOLDER: Final = Path(__file__).parent / "data" / "gpus"
-TOKENS_PER_MTOK: Final = 1_000_000
 TOKEN_LINES: Final = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
-LINES: Final = (*TOKEN_LINES, "gpu_hours")
+API_LINES: Final = (*TOKEN_LINES, "storage")
+LINES: Final = (*API_LINES, "gpu_hours")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,7 +63,7 @@ class Tariff(TokenPrices):
     """What a provider (per token) or a GPU (per hour) charges, with date and source.
 
     ``gpus`` is GPUs per replica. ``bills_cancelled``: a request given up after its computation began is billed for its
-    input and for the output generated so far.
+    input and for the output generated so far. ``storage_usd_per_token_hour`` is charged for cached tokens while they are kept.
 
     >>> Tariff(provider="p", model="m", as_of="2026-11-21", source="a page", input_usd_per_token=3e-6).per_gpu_hour
     False
@@ -76,6 +75,7 @@ class Tariff(TokenPrices):
     source: str
     tiers: tuple[PriceTier, ...] = ()
     bills_cancelled: bool = True
+    storage_usd_per_token_hour: float | None = None
     usd_per_gpu_hour: float | None = None
     gpus: int = 1
 
@@ -83,13 +83,34 @@ class Tariff(TokenPrices):
         super().__post_init__()
         require(bool(self.source), "source", self.source, "must say where the prices come from")
         require_count("gpus", self.gpus)
-        if self.usd_per_gpu_hour is not None:
-            require_number("usd_per_gpu_hour", self.usd_per_gpu_hour, at_least=0)
+        for name in ("usd_per_gpu_hour", "storage_usd_per_token_hour"):
+            if getattr(self, name) is not None:
+                require_number(name, getattr(self, name), at_least=0)
 
     @property
     def per_gpu_hour(self) -> bool:
         """Whether this tariff charges time on GPUs rather than tokens."""
         return self.usd_per_gpu_hour is not None
+
+    def times(self, factor: float) -> Tariff:
+        """This tariff with every price per token times ``factor``, as batches and peak hours are charged.
+
+        >>> from simcache.price_list import api_tariff
+        >>> api_tariff("openai", "gpt-4o").times(0.5).input_usd_per_token
+        1.25e-06
+        """
+        require_number("factor", factor, at_least=0)
+        scaled = _scaled(self, factor)
+        return replace(scaled, tiers=tuple(_scaled(tier, factor) for tier in self.tiers))
+
+
+_P = TypeVar("_P", bound=TokenPrices)
+
+
+def _scaled(prices: _P, factor: float) -> _P:
+    names = [*(f"{line}_usd_per_token" for line in TOKEN_LINES), "storage_usd_per_token_hour"]
+    known = {name: getattr(prices, name, None) for name in names}
+    return replace(prices, **{name: price * factor for name, price in known.items() if price is not None})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,15 +142,24 @@ class Bill:
         return self.total_usd / self.questions * 1000 if self.questions else None
 
 
-def bill(records: Records, tariff: Tariff, *, replicas: int = 1, duration_s: float | None = None) -> Bill:
+def bill(
+    records: Records,
+    tariff: Tariff,
+    *,
+    replicas: int = 1,
+    duration_s: float | None = None,
+    row_factor: NDArray[np.float64] | None = None,
+) -> Bill:
     """The bill of ``records`` under ``tariff``: uncached input is prompt - hit - written tokens.
 
     Billed are requests that ended ``ok``, and cancelled or abandoned ones whose computation had begun where the tariff
-    says so. A replica is paid for ``duration_s`` whatever it served. Errors: a price that is needed and missing.
+    says so. ``row_factor`` multiplies each record's prices (peak hours). A replica is paid for ``duration_s`` whatever it
+    served. Errors: a price that is needed and missing.
 
     >>> from simcache.records import RecordsBuilder
     >>> b = RecordsBuilder(); row = b.row(outcome="ok")
     >>> b.prompt_tokens[row], b.hit_tokens[row], b.written_5m_tokens[row] = 100_000, 90_000, 5_000
+    >>> from simcache.price_list import api_tariff
     >>> sonnet = api_tariff("anthropic", "claude-sonnet-4-5")
     >>> round(bill(b.freeze(), sonnet).total_usd, 6)
     0.06075
@@ -140,10 +170,14 @@ def bill(records: Records, tariff: Tariff, *, replicas: int = 1, duration_s: flo
     tokens = billed_tokens(records, tariff)
     row_usd = np.zeros(len(records))
     lines = dict.fromkeys(LINES, 0.0)
+    factor = np.ones(len(records)) if row_factor is None else row_factor
     for line in TOKEN_LINES:
-        usd = tokens[line] * _prices(tariff, line, records["prompt_tokens"], tokens[line])
+        usd = tokens[line] * _prices(tariff, line, records["prompt_tokens"], tokens[line]) * factor
         row_usd += usd
         lines[line] = float(usd.sum())
+    storage_usd = records["stored_token_s"] / 3600 * _storage_price(tariff, records) * factor
+    row_usd += storage_usd
+    lines["storage"] = float(storage_usd.sum())
     row_usd.setflags(write=False)
     return Bill(lines=lines, row_usd=row_usd, questions=questions, warm_waste_usd=float((row_usd * wasted_share(records)).sum()))
 
@@ -152,6 +186,7 @@ def billed_tokens(records: Records, tariff: Tariff) -> dict[str, NDArray[np.int6
     """Tokens per bill line and record; rows that are not billed count 0.
 
     >>> from simcache.records import RecordsBuilder
+    >>> from simcache.price_list import api_tariff
     >>> billed_tokens(RecordsBuilder().freeze(), api_tariff("openai", "gpt-4o"))["input"].tolist()
     []
     """
@@ -206,6 +241,15 @@ def _prices(tariff: Tariff, line: str, prompt_tokens: NDArray[np.int64], tokens:
     return prices
 
 
+def _storage_price(tariff: Tariff, records: Records) -> float:
+    if tariff.storage_usd_per_token_hour is not None:
+        return tariff.storage_usd_per_token_hour
+    if records["stored_token_s"].any():
+        rule = f"is needed for stored tokens, but {tariff.provider} {tariff.model} has no such price ({tariff.source})"
+        raise InputError("storage_usd_per_token_hour", None, rule, "Give the rules a storage_usd_per_mtok_hour for the model.")
+    return 0.0
+
+
 def _gpu_bill(tariff: Tariff, replicas: int, duration_s: float | None, questions: int) -> Bill:
     require_count("replicas", replicas)
     if duration_s is None:
@@ -215,71 +259,6 @@ def _gpu_bill(tariff: Tariff, replicas: int, duration_s: float | None, questions
     lines = dict.fromkeys(LINES, 0.0)
     lines["gpu_hours"] = replicas * tariff.gpus * duration_s / 3600 * tariff.usd_per_gpu_hour
     return Bill(lines=lines, row_usd=None, questions=questions, warm_waste_usd=None)
-
-
-def api_tariff(provider: str, model: str, at: date | datetime | None = None, *, bills_cancelled: bool = True) -> Tariff:
-    """The list prices of ``model`` at ``provider`` on ``at`` (None: today), from the bundled data of genai-prices.
-
-    Offline: nothing is fetched. Errors: unknown provider or model (near names in the error).
-
-    >>> gpt = api_tariff("openai", "gpt-4o"); gpt.cache_read_usd_per_token / gpt.input_usd_per_token
-    0.5
-    """
-    from importlib.metadata import version
-
-    # Imported here: the price data takes 0.25 s to load, a run on own GPUs never needs it.
-    from genai_prices.data_snapshot import get_snapshot
-
-    when = _as_instant(at)
-    snapshot = get_snapshot()
-    try:
-        found = snapshot.find_provider(None, provider, None)
-    except LookupError:
-        raise UnknownNameError("provider", provider, [p.id for p in snapshot.providers]) from None
-    try:
-        _, entry = snapshot.find_provider_model(model, found, None, None)
-    except LookupError:
-        raise UnknownNameError("model", model, [m.id for m in found.models]) from None
-    prices = entry.get_prices(when)
-    starts = sorted({tier.start for key in _LIBRARY_KEYS.values() for tier in getattr(getattr(prices, key), "tiers", ())})
-    return Tariff(
-        provider=provider,
-        model=model,
-        as_of=when.date().isoformat(),
-        source=f"genai-prices {version('genai-prices')}: {found.id}/{entry.id}",
-        tiers=tuple(PriceTier(above_prompt_tokens=start, **_per_token(prices, start)) for start in starts),
-        bills_cancelled=bills_cancelled,
-        **_per_token(prices, None),
-    )
-
-
-_LIBRARY_KEYS: Final = {
-    "input_usd_per_token": "input_mtok",
-    "cache_read_usd_per_token": "cache_read_mtok",
-    "cache_write_5m_usd_per_token": "cache_write_mtok",
-    "cache_write_1h_usd_per_token": "cache_write_1h_mtok",
-    "output_usd_per_token": "output_mtok",
-}
-
-
-def _per_token(prices: Any, tier_start: int | None) -> dict[str, Any]:
-    """The library's Decimal (or tiered) $/Mtok as floats per token, at the tier that begins at ``tier_start``."""
-    out: dict[str, Any] = {}
-    for name, key in _LIBRARY_KEYS.items():
-        price = getattr(prices, key)
-        if hasattr(price, "tiers"):
-            reached = [tier.price for tier in price.tiers if tier_start is not None and tier.start <= tier_start]
-            price = reached[-1] if reached else price.base
-        out[name] = None if price is None else float(price / TOKENS_PER_MTOK)
-    return out
-
-
-def _as_instant(at: date | datetime | None) -> datetime:
-    if at is None:
-        return datetime.now(tz=UTC)
-    if isinstance(at, datetime):
-        return at if at.tzinfo else at.replace(tzinfo=UTC)
-    return datetime.combine(at, time(12), tzinfo=UTC)
 
 
 @dataclass(frozen=True, kw_only=True)

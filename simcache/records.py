@@ -35,6 +35,7 @@ INTEGER_COLUMNS: Final = {
     "thinking_tokens": "of those, tokens that the user never sees: they come first",
     "written_5m_tokens": "tokens billed as a cache write with the default lifetime",
     "written_1h_tokens": "tokens billed as a cache write with the one-hour lifetime",
+    "stored_token_s": "token-seconds of cache storage that it paid for (where a provider charges for storage)",
     "inserted_tokens": "tokens that this request put into the cache",
     "used_tokens": "of those, tokens that a later user request hit (each counted once)",
     "used_by_row": "row of the first user request that hit any of them; null: none did",

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from .errors import UnknownNameError, require, require_count, require_number
 from .faults import Fault
 from .latency import HostedProfile, ServerProfile
+from .price_list import parse_date
 from .routing import ROUTERS, Route
 from .warming import NoWarming, WarmingPolicy
 from .workload import Workload
@@ -95,7 +96,12 @@ class Cluster(Server):
 class HostedApi:
     """A provider's API: its cache rules and prices (``provider``, ``model``, ``rules``), its latency (``profile``), its limits.
 
-    ``rules`` names a preset of ``data/providers`` or a TOML path. ``jitter`` False switches the log-normal jitter off.
+    ``rules`` names a preset of ``data/providers`` or a TOML path (None: those that hold for the model, see `simcache providers`);
+    ``cache_ttl`` one of their lifetimes (None: the default one). Where the client marks breakpoints it does so after the shared
+    part of a prompt (``mark_shared``) and after so many segments as each of ``breakpoints`` says. ``cache_key``: what beside the
+    prefix picks the provider's machine (a "user" or "session" key keeps one on one machine). ``early_deaths_per_h`` None: as the
+    rules say. ``prices_at``: date or instant (ISO 8601) whose prices hold, at the run's zero; None: today's. ``batch``: at the
+    prices of batches. ``jitter`` False switches the log-normal jitter off.
     ``seconds_per_output_token`` None: the profile's own pace.
     Limits of the account: ``requests_per_minute``, ``input_tokens_per_minute``; None: no limit.
 
@@ -107,8 +113,14 @@ class HostedApi:
     model: str
     profile: str | HostedProfile
     rules: str | None = None
-    cache_ttl: Literal["5m", "1h"] = "5m"
+    cache_ttl: str | None = None
     prefix_caching: bool = True
+    breakpoints: tuple[int, ...] = ()
+    mark_shared: bool = True
+    cache_key: Literal["prefix", "user", "session"] = "prefix"
+    early_deaths_per_h: float | None = None
+    prices_at: str | None = None
+    batch: bool = False
     jitter: bool = True
     seconds_per_output_token: float | None = None
     requests_per_minute: float | None = None
@@ -122,6 +134,14 @@ class HostedApi:
         if self.seconds_per_output_token is not None:
             require_number("seconds_per_output_token", self.seconds_per_output_token, at_least=0)
         require_number("retry_after_s", self.retry_after_s, above=0)
+        if self.early_deaths_per_h is not None:
+            require_number("early_deaths_per_h", self.early_deaths_per_h, at_least=0)
+        for count in self.breakpoints:
+            require_count("breakpoints", count)
+        keys = ("prefix", "user", "session")
+        require(self.cache_key in keys, "cache_key", self.cache_key, "must be 'prefix', 'user' or 'session'")
+        if self.prices_at is not None:
+            parse_date("prices_at", self.prices_at)
 
 
 Backend = Server | Cluster | HostedApi
@@ -130,6 +150,8 @@ Backend = Server | Cluster | HostedApi
 @dataclass(frozen=True, kw_only=True)
 class Scenario:
     """One what-if question. ``simulate(scenario, seed=...)`` answers it; the scenario never changes.
+
+    ``zero_data_retention`` rules out providers' caches that store data.
 
     >>> from simcache import Scenario, TypingSessions
     >>> Scenario(workload=TypingSessions(users=3), backend=Server()).but(name="b").name
@@ -144,6 +166,7 @@ class Scenario:
     duration_s: float | None = None
     slo_ttft_s: float = 1.0
     streams_answer: bool = True
+    zero_data_retention: bool = False
 
     def __post_init__(self) -> None:
         require(

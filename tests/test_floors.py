@@ -37,7 +37,7 @@ FLOORS: Final = (
     ),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
-        ("pricing", "metrics", "stats", "queueing", "theory", "steady", "stopping", "units", "pml", "pml_xml"),
+        ("price_list", "pricing", "metrics", "stats", "queueing", "theory", "steady", "stopping", "units", "pml", "pml_xml"),
     ),
     ("1 what happened and what can go wrong", ("records", "prompt", "streams", "errors")),
 )

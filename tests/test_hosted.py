@@ -11,7 +11,7 @@ import simpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcache.cache.rules import load_rules
+from simcache.cache.presets import load_rules
 from simcache.engine import hosted
 from simcache.engine.clock import instant
 from simcache.errors import InputError, UnknownNameError

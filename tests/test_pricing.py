@@ -11,11 +11,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from simcache.errors import InputError, UnknownNameError
+from simcache.price_list import api_tariff
 from simcache.pricing import (
     LINES,
     PriceTier,
     Tariff,
-    api_tariff,
     bill,
     billed_tokens,
     gpu_names,

@@ -8,9 +8,11 @@ grows along a path: what is dead on a line is its tail, and whatever hangs behin
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable, Iterator
+from collections import deque
+from collections.abc import Hashable, Iterator, Sequence
 from typing import NamedTuple
 
+from ..errors import InputError
 from ..prompt import Request
 from .rules import ProviderRules
 
@@ -71,10 +73,11 @@ class _Line:
 class HostedStore:
     """The cache of one hosted model under ``rules``, alive inside one run; instants are whole ticks of any unit.
 
-    ``ttl`` names the lifetime that writes ask for; ``ticks_per_s`` converts it. The store holds visible entries only: call
-    ``write`` at the instant when the rules make the entry visible.
+    ``ttl`` names the lifetime that writes ask for; ``ticks_per_s`` converts it. The client's markers stand after the shared part
+    of a prompt (``mark_shared``) and after so many segments as each of ``breakpoints`` says. The store holds visible entries only:
+    call ``write`` at the instant when the rules make the entry visible.
 
-    >>> from simcache.cache.rules import load_rules
+    >>> from simcache.cache.presets import load_rules
     >>> from simcache.prompt import Segment
     >>> store = HostedStore(load_rules("openai-2024"), model="gpt-4o", ttl="5m")
     >>> ask = Request(0.0, (Segment("system", 1100), Segment("q1", 36)), Segment("a1", 50))
@@ -82,8 +85,22 @@ class HostedStore:
     (1024, 1024)
     """
 
-    def __init__(self, rules: ProviderRules, *, model: str, ttl: str, ticks_per_s: int = 1) -> None:
+    def __init__(
+        self,
+        rules: ProviderRules,
+        *,
+        model: str,
+        ttl: str,
+        ticks_per_s: int = 1,
+        breakpoints: Sequence[int] = (),
+        mark_shared: bool = True,
+    ) -> None:
+        markers = len(breakpoints) + mark_shared + rules.automatic_marker
+        if rules.matching == "exact at breakpoints" and markers > rules.max_markers:
+            rule = f"are {markers} markers with the provider's own, but {rules.name} allows {rules.max_markers}"
+            raise InputError("breakpoints", list(breakpoints), rule, "Mark fewer segments.")
         self._rules = rules
+        self._breakpoints, self._mark_shared = breakpoints, mark_shared
         self._min = max(rules.min_tokens_of(model), 1)
         self._lifetime = round(rules.lifetime_of(ttl) * ticks_per_s)
         self._at_breakpoints = rules.matching == "exact at breakpoints"
@@ -119,7 +136,7 @@ class HostedStore:
         """
         self._sweep(now)
         credits: list[tuple[int, int]] = []
-        expires_at = now + self._lifetime
+        expires_at = now + self._lifetime if self._rules.reads_refresh else now
         line, depth, left, unhit = None, 0, found.stored_tokens, found.hit_tokens
         for line, depth in self._path(request, found.stored_tokens):
             if credit and unhit:
@@ -132,6 +149,12 @@ class HostedStore:
             line.stops[depth] = max(line.stops[depth], expires_at)
         return credits
 
+    def touched_at(self, request: Request, found: Lookup) -> int:
+        """The instant from which the lifetime of what ``found`` says is stored has been counting."""
+        assert found.stored_tokens, "touched_at() was given a lookup that found nothing"
+        line, depth = deque(self._path(request, found.stored_tokens), maxlen=1).pop()
+        return next(run.expires_at for run in line.runs if run.end >= depth) - self._lifetime
+
     def write(self, request: Request, *, origin: int, started_at: int, now: int) -> int:
         """Store the cacheable prefix of ``request``, visible from ``now``; returns the tokens that were not there before.
 
@@ -142,12 +165,16 @@ class HostedStore:
         cacheable = self._cacheable(request, sum(segment.tokens for segment in request.prompt))
         if not cacheable or expires_at <= now:
             return 0
-        inserted = 0
-        line, depth = None, 0
-        for line, depth in self._path(request, cacheable, create=True):
+        inserted = tokens = 0
+        marks = self._marks(request)
+        for position, (line, depth) in enumerate(self._path(request, cacheable, create=True)):
+            if not self._rules.reads_refresh:  # nothing that is there lives longer for it, and no tail outlives its head
+                until = self._covered_until(line, depth)
+                expires_at = expires_at if until is None else min(expires_at, until)
             inserted += self._cover(line, depth, expires_at, origin)
-        if self._at_breakpoints and line is not None:
-            line.stops[depth] = max(line.stops.get(depth, expires_at), expires_at)
+            tokens += depth
+            if position in marks and tokens >= self._min:
+                line.stops[depth] = max(line.stops.get(depth, expires_at), expires_at)
         return inserted
 
     def expire(self, now: int) -> list[Dropped]:
@@ -179,8 +206,29 @@ class HostedStore:
     def _cacheable(self, request: Request, prompt_tokens: int) -> int:
         tokens = prompt_tokens // self._rules.unit_tokens * self._rules.unit_tokens
         if self._at_breakpoints:
-            tokens = sum(segment.tokens for segment in request.prompt[: request.shared_segments])
+            marked = max(self._marked_segments(request), default=0)
+            tokens = sum(segment.tokens for segment in request.prompt[:marked])
         return tokens if tokens >= self._min else 0
+
+    def _marked_segments(self, request: Request) -> list[int]:
+        """After how many segments of the prompt a marker stands; the client's never stand in what it does not share."""
+        total = len(request.prompt)
+        shared = len(request.prompt[: request.shared_segments])
+        marked = [min(count, shared) for count in self._breakpoints]
+        if self._mark_shared:
+            marked.append(shared)
+        if self._rules.automatic_marker:
+            marked.append(total)
+        return marked
+
+    def _marks(self, request: Request) -> frozenset[int] | tuple[int, ...]:
+        """Positions on the prompt's path (segments without tokens have none) that carry a marker."""
+        if not self._at_breakpoints:
+            return ()
+        counts = [0]
+        for segment in request.prompt:
+            counts.append(counts[-1] + (1 if segment.tokens else 0))
+        return frozenset(counts[marked] - 1 for marked in self._marked_segments(request))
 
     def _path(self, request: Request, tokens: int, *, create: bool = False) -> Iterator[tuple[_Line, int]]:
         """The lines under the first ``tokens`` tokens of the prompt, with how many tokens of each."""
@@ -215,17 +263,30 @@ class HostedStore:
         return matched
 
     def _stop_before(self, request: Request, now: int) -> int:
-        """Tokens of the last living stop that the lookback from the request's breakpoint reaches."""
-        marked = request.prompt[: request.shared_segments]
-        ends = sum(1 for segment in marked if segment.tokens)
+        """Tokens of the last living stop that the lookback from one of the request's breakpoints reaches."""
+        marks = sorted(self._marks(request))
         lookback = self._rules.lookback_positions
-        first = 0 if lookback is None else max(0, ends - lookback)
         tokens = found = 0
-        for position, (line, depth) in enumerate(self._path(request, sum(segment.tokens for segment in marked))):
+        nearest = 0  # index of the first marker at or behind the position at hand
+        for position, (line, depth) in enumerate(self._path(request, sum(segment.tokens for segment in request.prompt))):
+            while nearest < len(marks) and marks[nearest] < position:
+                nearest += 1
+            if nearest == len(marks):
+                break
             tokens += depth
-            if position >= first and now < line.stops.get(depth, now):
+            reached = lookback is None or marks[nearest] - position < lookback
+            if reached and now < line.stops.get(depth, now):
                 found = tokens
         return found
+
+    def _covered_until(self, line: _Line, depth: int) -> int | None:
+        """When the last of the stored tokens among the first ``depth`` of ``line`` dies; None: none is stored."""
+        until = None
+        for run in line.runs:  # expiry never grows along a line
+            until = run.expires_at
+            if run.end >= depth:
+                break
+        return until
 
     def _cover(self, line: _Line, depth: int, expires_at: int, origin: int | None) -> int:
         """Keep the first ``depth`` tokens of ``line`` until ``expires_at`` at least; store missing ones for ``origin``."""

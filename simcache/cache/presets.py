@@ -1,209 +1,137 @@
-"""The caches of real engines as values: which store, which sizes, which switches, read in which version."""
+"""The shipped rules of providers, files of your own, and which of them hold for a model."""
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Mapping
-from dataclasses import dataclass, field
-from types import MappingProxyType
-from typing import Any, Final, Literal, NamedTuple
+import tomllib
+from collections.abc import Mapping
+from dataclasses import MISSING, fields
+from functools import cache
+from pathlib import Path
+from typing import Any, Final, get_type_hints
 
-from ..errors import UnknownNameError, require_count
-from ..prompt import Request
-from . import block_pool, chained, radix_tree, slots
-from .content import Content
-from .eviction import EvictionPolicy, Lru
-from .plain import PlainStore
-from .retention import Priority
+from ..errors import InputError, UnknownNameError, require
+from .rules import Peak, ProviderRules, best_key
 
-Store = Literal["block_pool", "radix_tree", "slots", "chained", "plain"]
-Visibility = Literal["scheduled", "computed", "finished"]
+PROVIDERS_FOLDER: Final = Path(__file__).parent.parent / "data" / "providers"
 
 
-@dataclass(frozen=True, kw_only=True)
-class CachePreset:
-    """One engine's cache: a store of this package, its ``block_tokens`` (radix tree: page), ``policy`` and ``switches``.
+def rules_names() -> list[str]:
+    """Names of the shipped rules.
 
-    ``visibility``: when others may hit what a request computes. ``without`` names what the engine does besides and no store has.
-
-    >>> PRESETS["lmcache"].block_tokens
-    256
+    >>> rules_names()[:3]
+    ['anthropic', 'azure', 'bedrock']
     """
-
-    name: str
-    store: Store
-    block_tokens: int
-    policy: str | EvictionPolicy
-    visibility: Visibility
-    switches: Mapping[str, Any] = field(default_factory=lambda: MappingProxyType({}))
-    source: str
-    version: str
-    without: str = ""
+    return sorted(path.stem for path in PROVIDERS_FOLDER.glob("*.toml"))
 
 
-def _table(*presets: CachePreset) -> Mapping[str, CachePreset]:
-    return MappingProxyType({preset.name: preset for preset in presets})
+def load_rules(name_or_path: str | Path) -> ProviderRules:
+    """The shipped rules called ``name_or_path``, or those in the TOML file at that path (a name that ends in .toml).
 
+    Errors: an unknown name (near names in the error); a file with missing, unknown or impossible keys.
 
-PRESETS: Final = _table(
-    CachePreset(
-        name="vllm",
-        store="block_pool",
-        block_tokens=16,
-        policy="lru",
-        visibility="scheduled",
-        switches=MappingProxyType({"freed_partial": "prepend", "duplicates": "keep"}),
-        source="vllm/v1/core/block_pool.py, kv_cache_manager.py",
-        version="0.33.0",
-    ),
-    CachePreset(
-        name="sglang",
-        store="radix_tree",
-        block_tokens=1,
-        policy="lru",
-        visibility="computed",
-        switches=MappingProxyType({"split_created": "copied"}),
-        source="sglang/srt/mem_cache/unified_radix_cache.py, evict_policy.py",
-        version="0.5.23",
-    ),
-    CachePreset(
-        name="nano-vllm",
-        store="block_pool",
-        block_tokens=256,
-        policy="lru",
-        visibility="computed",
-        # A later duplicate takes over the key there; one request at a time that hits the same tokens as keeping both.
-        switches=MappingProxyType({"freed_partial": "append", "duplicates": "keep"}),
-        source="nanovllm/engine/block_manager.py",
-        version="bb823b3",
-    ),
-    CachePreset(
-        name="tensorrt-llm",
-        store="chained",
-        block_tokens=32,
-        policy=Priority(),
-        visibility="computed",
-        switches=MappingProxyType({"orphans": "drop", "caches_output": True}),
-        source="docs/source/features/kvcache.md; cpp/tensorrt_llm/batch_manager/evictionPolicy.cpp, kvCacheManager.cpp",
-        version="0076e93",
-        without="partial reuse of a block (enable_partial_reuse), the host tier (simcache.cache.tiers has one)",
-    ),
-    CachePreset(
-        name="lmcache",
-        store="chained",
-        block_tokens=256,
-        policy=Lru(),
-        visibility="computed",
-        switches=MappingProxyType({"orphans": "keep", "caches_output": False}),
-        source="lmcache/v1/config.py: chunk_size 256, save_unfull_chunk False, save_decode_cache False, cache_policy LRU",
-        version="0.5.6",
-    ),
-    CachePreset(
-        name="mooncake",
-        store="chained",
-        block_tokens=512,
-        policy=Lru(),
-        visibility="computed",
-        switches=MappingProxyType({"orphans": "keep", "caches_output": False}),
-        source="FAST25-release/traces (blocks of 512 tokens); mooncake-store/include/types.h",
-        version="3b5a594",
-        without="leases and pins, eviction of 5 % at a time from 90 % full",
-    ),
-    CachePreset(
-        name="llamacpp",
-        store="slots",
-        block_tokens=1,
-        policy="lru",
-        visibility="finished",
-        switches=MappingProxyType({"slots": 1, "slot_similarity": 0.1}),
-        source="tools/server/server-context.cpp as vendored by llama_cpp_python",
-        version="0.3.36",
-        without="the host prompt cache (--cache-ram 0 switches it off)",
-    ),
-    CachePreset(
-        name="plain",
-        store="plain",
-        block_tokens=512,
-        policy=Lru(),
-        visibility="finished",
-        switches=MappingProxyType({"touch": "rev"}),
-        source="the block replay of the published reference: every id is a block, the partial last one too",
-        version="1",
-    ),
-)
-"""By name. Sizes and switches are the engines' defaults."""
-
-
-def cache_preset(name: str) -> CachePreset:
-    """The preset of that name; raises UnknownNameError.
-
-    >>> cache_preset("vllm").visibility
-    'scheduled'
+    >>> load_rules("anthropic").lookback_positions
+    20
     """
-    if name not in PRESETS:
-        raise UnknownNameError("preset", name, PRESETS)
-    return PRESETS[name]
+    path = Path(name_or_path)
+    if path.suffix == ".toml":
+        return _read(path)
+    if str(name_or_path) not in rules_names():
+        raise UnknownNameError("rules", str(name_or_path), rules_names())
+    return _shipped(str(name_or_path))
 
 
-class PresetReplay(NamedTuple):
-    """Per request, in order: hit tokens (-1: not admitted) and what was evicted for it, in ``evicted_unit``."""
-
-    hit_tokens: list[int]
-    evicted: list[int]
-    evicted_unit: Literal["blocks", "tokens"]
+@cache
+def _shipped(name: str) -> ProviderRules:
+    return _read(PROVIDERS_FOLDER / f"{name}.toml")
 
 
-def replay_preset(requests: Iterable[Request], preset: CachePreset, capacity_tokens: int) -> PresetReplay:
-    """One request at a time, clock-free, through the store that a preset describes.
+def _read(path: Path) -> ProviderRules:
+    try:
+        raw = tomllib.loads(path.read_bytes().decode("utf-8"))
+    except OSError as error:
+        raise InputError("rules", path.name, f"cannot be read: {error.strerror}", path=path) from None
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise InputError("rules", path.name, f"is not valid TOML: {error}", path=path) from None
+    return _from_table(raw, path)
 
-    ``capacity_tokens`` is all the KV memory: whole blocks of it for block stores, an equal part for each slot.
 
-    >>> from simcache.prompt import Segment
-    >>> ask = Request(0.0, (Segment("doc", 1000),), Segment("a", 1))
-    >>> [replay_preset([ask, ask], preset, 4096).hit_tokens[1] for preset in PRESETS.values()]
-    [992, 999, 768, 992, 768, 512, 999, 1000]
+def rules_of(provider: str, model: str | None = None, *, zero_data_retention: bool = False) -> ProviderRules:
+    """The shipped rules that hold for ``model`` at ``provider`` (a name or an alias) where none are asked for.
+
+    Rules made for the model come before those for all models. ``zero_data_retention`` leaves out rules that store data.
+    Errors: an unknown provider; nothing left that may be used.
+
+    >>> [rules_of("openai", model).name for model in ("gpt-4o", "gpt-5.5", "gpt-5.6-sol")]
+    ['openai-2024', 'openai-24h', 'openai-5.6']
     """
-    require_count("capacity_tokens", capacity_tokens, at_least=0)
-    blocks, switches = capacity_tokens // preset.block_tokens, preset.switches
-    if preset.store == "block_pool":
-        pool = block_pool.replay_sequential(requests, usable_blocks=blocks, block_tokens=preset.block_tokens, **switches)
-        return PresetReplay(pool.hit_tokens, pool.evicted_blocks, "blocks")
-    if preset.store == "slots":
-        contexts = slots.replay_sequential(requests, slot_tokens=capacity_tokens // switches["slots"], **switches)
-        return PresetReplay(contexts.hit_tokens, contexts.evicted_tokens, "tokens")
-    if preset.store == "radix_tree":
-        assert isinstance(preset.policy, str)
-        tree = radix_tree.replay_sequential(
-            requests, capacity_tokens=capacity_tokens, page_tokens=preset.block_tokens, policy=preset.policy, **switches
-        )
-        return PresetReplay(tree.hit_tokens, tree.evicted_tokens, "tokens")
-    assert isinstance(preset.policy, EvictionPolicy)
-    if preset.store == "chained":
-        kept = chained.replay_sequential(
-            requests, policy=preset.policy, capacity_blocks=blocks, block_tokens=preset.block_tokens, **switches
-        )
-        return PresetReplay(kept.hit_tokens, kept.evicted_blocks, "blocks")
-    return _replay_plain(
-        requests, PlainStore(preset.policy, blocks, block_tokens=preset.block_tokens, **switches), preset.block_tokens
-    )
+    every = [load_rules(name) for name in rules_names()]
+    own = [rules for rules in every if provider in (rules.provider, *rules.aliases)]
+    if not own:
+        raise UnknownNameError("provider", provider, {name for rules in every for name in (rules.provider, *rules.aliases)})
+    named = [rules for rules in own if model is not None and best_key(model, rules.models) is not None]
+    fitting = [rules for rules in named or own if rules.default and (named or not rules.models)]
+    if zero_data_retention:
+        fitting = [rules for rules in fitting if not rules.stores_data]
+        if not fitting:
+            others = [rules.name for rules in own if not rules.stores_data and not rules.models]
+            way_out = f"Name other rules ({', '.join(others)}) if your model may use them." if others else "Use another provider."
+            raise InputError(
+                "zero_data_retention", True, f"rules out how {provider} caches {model or 'prompts'}: it stores data", way_out
+            )
+    assert len(fitting) == 1, f"{provider} {model}: {[rules.name for rules in fitting]}"
+    return fitting[0]
 
 
-def _replay_plain(requests: Iterable[Request], store: PlainStore, block_tokens: int) -> PresetReplay:
-    replay = PresetReplay([], [], "blocks")
-    numbers: dict[Hashable, int] = {}
-    for request in requests:
-        content = Content(request.prompt, request.output)
-        tokens = content.prompt_tokens
-        before, ids = store.evicted, []
-        link: Hashable = (request.organisation, request.salt)
-        for start in range(0, tokens, block_tokens):
-            key: Hashable
-            if start + block_tokens <= tokens:
-                key = content.block_key(start // block_tokens, block_tokens)
-            else:  # the partial last block: what is left of the prompt, run by run
-                key = ("partial", *((k, e - start) for k, e in zip(content.keys, content.ends, strict=True) if start < e <= tokens))
-            link = numbers.setdefault((link, key), len(numbers))
-            ids.append(link)
-        hits = store.serve(ids, now_ns=round(request.arrived_at_s * 1e9), prompt_tokens=tokens)
-        replay.hit_tokens.append(min(hits * block_tokens, tokens))
-        replay.evicted.append(store.evicted - before)
-    return replay
+def rules_for(provider: str, model: str, rules: str | None, *, zero_data_retention: bool = False) -> ProviderRules:
+    """The rules called ``rules`` (a name or a TOML path), or where that is None those of :func:`rules_of`.
+
+    Errors: as there; rules that store data although none may be retained.
+
+    >>> rules_for("openai", "gpt-4o", None).name, rules_for("openai", "gpt-4.1", "openai-24h").name
+    ('openai-2024', 'openai-24h')
+    """
+    if rules is None:
+        return rules_of(provider, model, zero_data_retention=zero_data_retention)
+    loaded = load_rules(rules)
+    if zero_data_retention and loaded.stores_data:
+        raise InputError("rules", rules, "store data, which zero_data_retention rules out", "See `simcache providers`.")
+    return loaded
+
+
+def _from_table(raw: Mapping[str, Any], path: Path) -> ProviderRules:
+    known = {f.name: f for f in fields(ProviderRules) if f.name != "name"}
+    for key in raw:
+        if key not in known:
+            raise UnknownNameError("key", key, known, path=path)
+    for key, spec in known.items():
+        if key not in raw and spec.default is MISSING and spec.default_factory is MISSING:
+            raise InputError(
+                key, None, "is missing", f"Every rules file states it ({get_type_hints(ProviderRules)[key]}).", path=path
+            )
+    values = dict(raw)
+    try:
+        for key in ("aliases", "models"):
+            if key in values:
+                values[key] = _texts(key, values[key])
+        if "peaks" in values:
+            values["peaks"] = tuple(_peak(i, table) for i, table in enumerate(values["peaks"]))
+        return ProviderRules(name=path.stem, **values)
+    except InputError as error:
+        raise InputError(error.name, error.value, error.rule, error.way_out, path=path) from None
+
+
+def _texts(name: str, value: Any) -> tuple[str, ...]:
+    require(isinstance(value, list) and all(isinstance(text, str) for text in value), name, value, "must be a list of texts")
+    return tuple(value)
+
+
+def _peak(index: int, table: Any) -> Peak:
+    known = [f.name for f in fields(Peak)]
+    if not isinstance(table, Mapping):
+        raise InputError(f"peaks[{index}]", table, "must be a table")
+    for key in table:
+        if key not in known:
+            raise UnknownNameError(f"peaks[{index}]", key, known)
+    for key in known[:3]:
+        require(key in table, f"peaks[{index}].{key}", None, "is missing")
+    return Peak(**{**table, "weekdays": _texts(f"peaks[{index}].weekdays", table.get("weekdays", []))})

@@ -7,11 +7,14 @@ import zlib
 from collections.abc import Callable
 from typing import Final
 
+import numpy as np
 import simpy
 from simpy.events import Event
 
 from ..cache.hosted_store import HostedStore, Lookup
-from ..cache.rules import ProviderRules, load_rules, rules_of
+from ..cache.machines import Machines
+from ..cache.presets import rules_for
+from ..cache.rules import ONE_HOUR, ProviderRules
 from ..errors import InputError
 from ..latency import HostedProfile, load_profile
 from ..prompt import Request, prompt_tokens
@@ -26,9 +29,10 @@ _NOTHING: Final = Lookup(0, 0, 0, 0)
 
 
 class HostedTicket(Ticket):
-    """A ticket that knows what its request found in the cache and when it began to be computed (ticks; None: not yet)."""
+    """A ticket that knows what its request found in the cache of which machine, and when it began to be computed (ticks; None:
+    not yet). ``asked`` tells it from earlier requests of its kind in the same turn."""
 
-    __slots__ = ("found", "output_tokens", "prompt_tokens", "sent_at", "started_at")
+    __slots__ = ("asked", "found", "machine", "output_tokens", "prompt_tokens", "sent_at", "started_at")
 
     def __init__(
         self, request: Request, row: int, submitted_at: int, watch: Watch | None, *, sent_at: int, output_tokens: int
@@ -37,7 +41,9 @@ class HostedTicket(Ticket):
         self.sent_at = sent_at
         self.prompt_tokens = prompt_tokens(request.prompt)
         self.output_tokens = output_tokens
+        self.asked = 0
         self.found = _NOTHING
+        self.machine = 0
         self.started_at: int | None = None
 
 
@@ -83,10 +89,23 @@ class HostedBackend:
         self._limits = (api.requests_per_minute, api.input_tokens_per_minute)
         self._accounts: dict[str | None, tuple[_Bucket | None, _Bucket | None]] = {}
         self._asked: dict[tuple[str, str, int], int] = {}
-        self._written = records.written_1h_tokens if api.cache_ttl == "1h" else records.written_5m_tokens
-        self._store = (
-            HostedStore(rules, model=api.model, ttl=api.cache_ttl, ticks_per_s=TICKS_PER_S) if api.prefix_caching else None
-        )
+        ttl = api.cache_ttl or rules.default_ttl
+        self._lifetime_s = rules.lifetime_of(ttl)
+        self._written = records.written_1h_tokens if ttl == ONE_HOUR else records.written_5m_tokens
+        self._cache_key = api.cache_key
+        self._early_deaths_per_h = rules.early_deaths_per_h if api.early_deaths_per_h is None else api.early_deaths_per_h
+
+        def make_store() -> HostedStore:
+            return HostedStore(
+                rules,
+                model=api.model,
+                ttl=ttl,
+                ticks_per_s=TICKS_PER_S,
+                breakpoints=api.breakpoints,
+                mark_shared=api.mark_shared,
+            )
+
+        self._machines = Machines(rules, make_store, ticks_per_s=TICKS_PER_S) if api.prefix_caching else None
 
     # -- the protocol ------------------------------------------------------------------------------------------------------
 
@@ -103,6 +122,9 @@ class HostedBackend:
             output_tokens = max(output_tokens, self.rules.warm_output_tokens)
         since = now if submitted_at is None else submitted_at
         ticket = HostedTicket(request, row, since, watch, sent_at=now, output_tokens=output_tokens)
+        name = _name(request)
+        ticket.asked = self._asked.get((request.kind, name, request.turn), 0)
+        self._asked[request.kind, name, request.turn] = ticket.asked + 1
         records.turn[row] = request.turn
         records.priority[row] = request.priority
         records.submitted_at_ns[row] = nanoseconds(ticket.submitted_at)
@@ -135,15 +157,18 @@ class HostedBackend:
         return self.profile.ttft_s(tokens - cached, cached)
 
     def expected_hit_tokens(self, request: Request) -> int:
-        """Tokens that ``request`` would hit if it passed the limits now."""
-        return self._lookup(request).hit_tokens
+        """Tokens that ``request`` would hit if it passed the limits now, did not stray, and found nothing dead before its time."""
+        if self._machines is None:
+            return 0
+        machine = self._machines.reached(request, self._now, self._key(request))
+        return self._machines[machine].lookup(request, self._now).hit_tokens
 
     # -- from sent to finished ---------------------------------------------------------------------------------------------
 
     def _attempt(self, ticket: HostedTicket) -> None:
         if ticket.outcome is not None:
             return
-        found = self._lookup(ticket.request)
+        found = self._lookup(ticket)
         wait = self._limited(ticket, found)
         if wait is None:
             self._end(ticket, "rejected")
@@ -184,14 +209,15 @@ class HostedBackend:
         records.hit_blocks[row] = found.hit_tokens // self.rules.unit_tokens
         if self.rules.bills_writes:
             self._written[row] = found.written_tokens
-        if self._store is not None:
-            for origin, tokens in self._store.read(request, found, now, credit=request.kind == "user"):
+        if self._machines is not None:
+            self._machines.take(request, now, self._key(request), self._stray(ticket))
+            for origin, tokens in self._machines[ticket.machine].read(request, found, now, credit=request.kind == "user"):
                 records.used_tokens[origin] += tokens
                 if records.used_by_row[origin] == NEVER:
                     records.used_by_row[origin] = row
         if self.rules.visibility == "scheduled" and self._store_prefix(ticket):
             self._tell(ticket, "visible")
-        ttft_s = self.profile.ttft_s(ticket.prompt_tokens - found.hit_tokens, found.hit_tokens) * self._jitter(request)
+        ttft_s = self.profile.ttft_s(ticket.prompt_tokens - found.hit_tokens, found.hit_tokens) * self._jitter(ticket)
         self._at(now + round(ttft_s * TICKS_PER_S), self._prefilled, ticket)
 
     def _prefilled(self, ticket: HostedTicket) -> None:
@@ -233,26 +259,46 @@ class HostedBackend:
 
     # -- parts ----------------------------------------------------------------------------------------------------------------
 
-    def _lookup(self, request: Request) -> Lookup:
-        return _NOTHING if self._store is None else self._store.lookup(request, self._now)
+    def _lookup(self, ticket: HostedTicket) -> Lookup:
+        """What the ticket's request finds on the machine that it reaches now."""
+        if self._machines is None:
+            return _NOTHING
+        request, now = ticket.request, self._now
+        ticket.machine = self._machines.reached(request, now, self._key(request), self._stray(ticket))
+        store = self._machines[ticket.machine]
+        found = store.lookup(request, now)
+        if self._early_deaths_per_h and found.stored_tokens:
+            idle_h = (now - store.touched_at(request, found)) / TICKS_PER_S / 3600
+            if self._draws("early death", ticket).exponential(1 / self._early_deaths_per_h) < idle_h:
+                return Lookup(0, 0, found.cacheable_tokens, found.cacheable_tokens)
+        return found
+
+    def _stray(self, ticket: HostedTicket) -> float:
+        return float(self._draws("stray", ticket).random()) if self.rules.stray_share else 1.0
+
+    def _key(self, request: Request) -> str:
+        """What the client sends beside the prompt for the choice of the machine."""
+        return "" if self._cache_key == "prefix" else (request.user if self._cache_key == "user" else request.session) or ""
 
     def _store_prefix(self, ticket: HostedTicket) -> bool:
         """Make the prefix hit-able from now on; whether there is anything to hit."""
-        if self._store is None or not ticket.found.cacheable_tokens:
+        if self._machines is None or not ticket.found.cacheable_tokens:
             return False
         assert ticket.started_at is not None
         now = ticket.visible_at = self._now
         if ticket.request.kind != "user":
             self.records.visible_at_ns[ticket.row] = nanoseconds(now)
-        self._note_dropped(now)
-        self.records.inserted_tokens[ticket.row] += self._store.write(
+        store = self._machines[ticket.machine]
+        self._note_dropped(store, now)
+        self.records.inserted_tokens[ticket.row] += store.write(
             ticket.request, origin=ticket.row, started_at=ticket.started_at, now=now
         )
+        if self.rules.storage_usd_per_mtok_hour:
+            self.records.stored_token_s[ticket.row] = round(ticket.found.written_tokens * self._lifetime_s)
         return True
 
-    def _note_dropped(self, now: int) -> None:
-        assert self._store is not None
-        for origin, _, unused_tokens, _ in self._store.expire(now):
+    def _note_dropped(self, store: HostedStore, now: int) -> None:
+        for origin, _, unused_tokens, _ in store.expire(now):
             self.records.dropped_tokens[origin] += unused_tokens
 
     def _output_by(self, ticket: HostedTicket, now: int) -> int:
@@ -261,15 +307,15 @@ class HostedBackend:
         tokens = ticket.output_tokens
         return tokens if not gap else min(tokens, 1 + (now - ticket.first_token_at) // gap)
 
-    def _jitter(self, request: Request) -> float:
-        """A log-normal factor of median 1, the same for the same question under every policy."""
-        if not self._sigma:
-            return 1.0
-        name = request.session or request.user or ""
-        asked = self._asked.get((request.kind, name, request.turn), 0)
-        self._asked[request.kind, name, request.turn] = asked + 1
-        draw = stream(self._seed, f"hosted jitter/{request.kind}/{asked}", zlib.crc32(name.encode()), request.turn)
-        return math.exp(self._sigma * float(draw.standard_normal()))
+    def _jitter(self, ticket: HostedTicket) -> float:
+        """A log-normal factor of median 1."""
+        return math.exp(self._sigma * float(self._draws("jitter", ticket).standard_normal())) if self._sigma else 1.0
+
+    def _draws(self, concern: str, ticket: HostedTicket) -> np.random.Generator:
+        """A stream that is the same for the same question under every policy."""
+        request = ticket.request
+        name = f"hosted {concern}/{request.kind}/{ticket.asked}"
+        return stream(self._seed, name, zlib.crc32(_name(request).encode()), request.turn)
 
     def _tell(self, ticket: HostedTicket, what: str) -> None:
         if ticket.watch is not None:
@@ -284,10 +330,16 @@ class HostedBackend:
         timeout.callbacks.append(fired)
 
 
-def build(env: simpy.Environment, api: HostedApi, records: RecordsBuilder, seed: int) -> HostedBackend:
+def _name(request: Request) -> str:
+    return request.session or request.user or ""
+
+
+def build(
+    env: simpy.Environment, api: HostedApi, records: RecordsBuilder, seed: int, *, zero_data_retention: bool = False
+) -> HostedBackend:
     """The living counterpart of a ``scenario.HostedApi``. Errors: unknown rules, profile or cache lifetime."""
     profile = load_profile(api.profile) if isinstance(api.profile, str) else api.profile
     if not isinstance(profile, HostedProfile):
         raise InputError("profile", profile.name, "is a replica's profile, a hosted API needs a hosted one")
-    rules = load_rules(api.rules) if api.rules is not None else rules_of(api.provider)
+    rules = rules_for(api.provider, api.model, api.rules, zero_data_retention=zero_data_retention)
     return HostedBackend(env, api, rules, profile, records, seed)

@@ -11,10 +11,11 @@ from typing import Final
 from simpy.core import EmptySchedule
 from simpy.events import Event
 
-from ..cache.rules import load_rules, rules_of
+from ..cache.rates import HostedPrices, hosted_prices
 from ..errors import DeadlockError, InputError, require_count, require_number
 from ..latency import HostedProfile, ServerProfile, load_profile
-from ..pricing import Bill, api_tariff, bill, gpu_tariff
+from ..price_list import parse_date
+from ..pricing import Bill, bill, gpu_tariff
 from ..prompt import Request
 from ..records import NEVER, Records, RecordsBuilder
 from ..result import Result, Wall
@@ -61,8 +62,12 @@ def simulate(
     env = Clock()
     profile = _profile(scenario)
     backend: Backend
+    prices: HostedPrices | None = None
     if isinstance(scenario.backend, HostedApi):
-        backend = hosted.build(env, scenario.backend, records, seed)
+        api = scenario.backend
+        backend = hosted.build(env, api, records, seed, zero_data_retention=scenario.zero_data_retention)
+        prices_at = None if api.prices_at is None else parse_date("prices_at", api.prices_at)
+        prices = hosted_prices(backend.rules, api.model, prices_at, batch=api.batch)
     else:
         assert isinstance(profile, ServerProfile)
         backend = cluster.build(env, scenario.backend, profile, records, seed=seed, until_s=duration_s, journal=journal)
@@ -96,7 +101,7 @@ def simulate(
         notes += scenario.warming.notes(_lifetime_s(scenario, backend))
     if tally.unsent_turns:
         notes.append(f"{tally.unsent_turns} of {tally.opened_turns} drafts were never sent")
-    account, price_source, price_notes = _bill(scenario, profile, frozen, max(_ended_at_s(frozen), duration_s or 0.0))
+    account, price_source, price_notes = _bill(scenario, profile, prices, frozen, max(_ended_at_s(frozen), duration_s or 0.0))
     beyond = overload(frozen)
     if beyond is not None and not isinstance(scenario.backend, HostedApi):
         replicas = scenario.backend.replicas if isinstance(scenario.backend, Cluster) else 1
@@ -205,13 +210,17 @@ def _profile_notes(profile: ServerProfile | HostedProfile) -> list[str]:
 
 
 def _bill(
-    scenario: Scenario, profile: ServerProfile | HostedProfile, records: Records, ended_at_s: float
+    scenario: Scenario,
+    profile: ServerProfile | HostedProfile,
+    prices: HostedPrices | None,
+    records: Records,
+    ended_at_s: float,
 ) -> tuple[Bill | None, str, list[str]]:
     backend = scenario.backend
     if isinstance(backend, HostedApi):
-        rules = load_rules(backend.rules) if backend.rules else rules_of(backend.provider)
-        tariff = api_tariff(backend.provider, backend.model, bills_cancelled=rules.bills_cancelled)
-        return bill(records, tariff), f"{tariff.source} ({tariff.as_of})", rules.notes(backend.model)
+        assert prices is not None
+        source = f"{prices.tariff.source} ({prices.tariff.as_of})"
+        return prices.bill(records), source, [*prices.rules.notes(backend.model), *prices.notes]
     assert isinstance(profile, ServerProfile)
     if not profile.gpu and backend.gpu_usd_per_hour is None:
         note = f"no dollars: profile {profile.name!r} names no GPU; gpu_usd_per_hour sets a price"
