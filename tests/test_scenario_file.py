@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -284,3 +285,14 @@ def test_a_number_that_no_float_can_hold_is_refused() -> None:
     assert "slo_ttft_s(=an integer of" in refusal(
         "slo_ttft_s = 1" + "0" * 400 + "\nworkload = { kind = 'typing-sessions', users = 1 }\nbackend.kind = 'server'"
     )
+
+
+def test_the_blocks_of_the_docs_are_scenarios() -> None:
+    text = (Path(__file__).resolve().parent.parent / "docs" / "scenario-files.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```toml\n(.*?)^```", text, re.DOTALL | re.MULTILINE)
+    assert [scenario.name for block in blocks for scenario in parse_scenarios(block).scenarios] == [
+        "as it is",
+        "warmed",
+        "two GPUs, warmed",
+    ]
+    assert all(f"`{name}`" in text for name in preset_names())
