@@ -46,15 +46,24 @@ class FitQuality:
         seconds: Floats | float = self._values.compute_s(new_tokens, new_tokens * (cached_tokens + new_tokens / 2))
         return seconds
 
-    def holdout_mape(self, kind: HoldoutKind = "random", share: float = 0.3) -> float | None:
-        """Mean relative error of this form on rows that the fit has not seen, refitted without them; None: too few remain.
+    @property
+    def points_(self) -> Points:
+        """The prefill points: new tokens, cached tokens, seconds."""
+        self._fitted("points_")
+        return self._points
+
+    def holdout_mape(self, kind: HoldoutKind = "random", share: float = 0.3, *, form: str | None = None) -> float | None:
+        """Mean relative error on rows that the fit has not seen, refitted without them; None: too few remain.
+
+        ``form`` None: the form of this fit, chosen once with all rows.
 
         >>> from simcache.latency import LatencyModel
         >>> model = LatencyModel().fit([256, 512, 1024, 2048], [0] * 4, [0.25, 0.5, 1.0, 2.0], form="linear")
         >>> round(model.holdout_mape("extrapolate-new"), 6)
         0.0
         """
-        return holdout_mape(self._points, self._fitted("holdout_mape").form, kind, share, self._min_new)
+        asked = form or self._fitted("holdout_mape").form
+        return holdout_mape(self._points, asked, kind, share, self._min_new)
 
     @property
     def covariance_(self) -> Covariance:
@@ -139,7 +148,7 @@ class FitQuality:
         lines.append(f"{'coefficient':<20}{'value':>12}{'std. error':>12}  unit")
         standard_errors: Mapping[str, float] = self.covariance_.standard_errors if self._draws else {}
         for name, value in vars(self._values).items():
-            if value:
+            if value or (name == "decode_s" and value is not None):
                 error = f"{standard_errors[name]:.2g}" if name in standard_errors else "-"
                 lines.append(f"{name:<20}{value:>12.4g}{error:>12}  {_unit(name)}")
         lines.append(f"mean relative error {self.mape_:.1%}, 95 % of points under {self.p95_ape_:.1%}, largest {self.max_ape_:.1%}")

@@ -61,6 +61,12 @@ def fit_curve(n: Floats, c: Floats, y: Floats, form: str, curve_from: float | No
         except InputError as error:
             refusal = refusal or error
             continue
+        if form == "context-small":
+            # The small regime has its floor beside it, not under it: see below.
+            loss = float(((Coefficients(**shape, **_named(part)).compute_s(n, _attended(n, c)) / y - 1) ** 2).sum())
+            if large.all() and (best is None or loss < best[0]):
+                best = (loss, at, part, shape, None)
+            continue
         curve = Coefficients(**shape, **_named(part))
         computed = curve.compute_s(n, _attended(n, c))
         for floor in _floors(n[~large], computed[~large], y[~large]):
@@ -68,11 +74,15 @@ def fit_curve(n: Floats, c: Floats, y: Floats, form: str, curve_from: float | No
             loss = float(((np.maximum(line, computed) / y - 1) ** 2).sum())
             if best is None or loss < _GAIN * best[0] - 1e-12:
                 best = (loss, at, part, shape, floor)
+    if form == "context-small":
+        for loss, at, part, shape, floor in _two_regimes(n, c, y, curve_from):
+            if best is None or loss < _GAIN * best[0]:
+                best = (loss, at, part, shape, floor)
     if best is None:
         assert refusal is not None
         raise refusal
     loss, at, part, shape, floor = best
-    if curve_from is None and floor is not None:
+    if curve_from is None and floor is not None and form != "context-small":
         part, floor = _sided(n, c, y, form, shape, part, floor, loss)
     parts = [part] if floor is None else [part, floor]
     values = {name: value for each in parts for name, value in _named(each).items()}
@@ -257,6 +267,30 @@ def floor_slope(n: Floats, computed: Floats, y: Floats, floor_s: float, at_most:
         slope, step = float(tried[int(np.argmin(losses))]), (high - low) / 40
         low, high = max(0.0, slope - step), min(at_most, slope + step)
     return slope
+
+
+def _two_regimes(
+    n: Floats, c: Floats, y: Floats, curve_from: float | None
+) -> Iterator[tuple[float, float, _Part, dict[str, int], _Part]]:
+    """Fits of ``context-small`` whose short chunks have a floor of their own and attend on top of it, one per threshold."""
+    names = ("floor_s", "floor_per_token_s", "small_attention_s")
+    for shape in _shapes(n, c, "context-small", {}):
+        at = shape["small_below_tokens"]
+        if curve_from is not None and at != curve_from:
+            continue
+        small = n < at
+        try:
+            _require_rows(n[~small], "context", f" with at least {at} new tokens")
+            part, _ = _solve(n[~small], c[~small], y[~small], "context")
+            design = np.column_stack([np.ones_like(n), n, _attended(n, c)])[small]
+            used = names if len(np.unique(n[small])) > 3 else (names[0], names[2])
+            columns = design if len(used) == 3 else design[:, [0, 2]]
+            values = _nnls(columns, y[small], used)
+        except InputError:
+            continue
+        short = _Part(names=used, values=values, design=columns, seconds=y[small])
+        whole = Coefficients(**shape, **_named(part), **_named(short))
+        yield float(((whole.compute_s(n, _attended(n, c)) / y - 1) ** 2).sum()), float(at), part, shape, short
 
 
 def _sided(

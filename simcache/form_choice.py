@@ -53,7 +53,11 @@ def splits(points: Points, kind: str, share: float = HELD_OUT) -> Iterator[tuple
 def holdout_mape(points: Points, form: str, kind: str, share: float = HELD_OUT, curve_from: float | None = None) -> float | None:
     """Mean relative error of ``form``, fitted to the kept rows, on the held-out ones; None: the kept ones cannot be fitted."""
     means = []
-    for kept, out in splits(points, kind, share):
+    try:
+        pairs = list(splits(points, kind, share))
+    except InputError:
+        return None
+    for kept, out in pairs:
         try:
             curve = fit_curve(*kept, form, curve_from, draws=False)
         except InputError:
@@ -84,6 +88,34 @@ def choose_form(points: Points, curve_from: float | None = None) -> tuple[str, d
         if scores[form] * _MARGIN < scores[chosen] - 1e-9 and losses[form] * _MARGIN < losses[chosen]:
             chosen = form
     return chosen, scores
+
+
+def interpolation_mape(points: Points, kind: str, share: float = HELD_OUT) -> float | None:
+    """What a table of the kept points, interpolated, misses on the held-out ones (outside the table: its nearest point).
+
+    Good inside what was measured, useless outside: the yardstick that a form has to be held against on both kinds of rows.
+    None: the kept points span no table.
+    """
+    from scipy.interpolate import LinearNDInterpolator, NearestNDInterpolator
+
+    means = []
+    for (n, c, y), (held_n, held_c, held_y) in splits(points, kind, share):
+        if len(np.unique(c)) == 1:
+            order = np.argsort(n, kind="stable")
+            guess = np.interp(held_n, n[order], y[order])
+        else:
+            from scipy.spatial import QhullError
+
+            where = np.column_stack([np.log2(n), np.log2(c + 64)])
+            asked = np.column_stack([np.log2(held_n), np.log2(held_c + 64)])
+            try:
+                guess = LinearNDInterpolator(where, y)(asked)
+            except QhullError:
+                return None
+            outside = np.isnan(guess)
+            guess[outside] = NearestNDInterpolator(where, y)(asked[outside])
+        means.append(float(np.abs(guess / held_y - 1).mean()))
+    return float(np.mean(means))
 
 
 def linear_window(points: Points, tolerance: float = 0.05) -> dict[str, Any] | None:

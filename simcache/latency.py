@@ -9,21 +9,13 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import ArrayLike
 
-from .coefficients import (
-    Coefficients,
-    Covariance,
-    FitRecord,
-    Floats,
-    Form,
-    HostedProfile,
-    MeasuredRange,
-    ServerProfile,
-)
+from .coefficients import Coefficients, Covariance, FitRecord, Floats, Form, MeasuredRange
 from .errors import InputError, UnknownNameError, require, require_count
 from .fit_quality import FitQuality
 from .fitting import FITTED_FORMS, fit_curve, fit_plane, floor_slope
 from .form_choice import choose_form
 from .prediction import predict
+from .profile_kinds import HostedProfile, ServerProfile
 from .profiles import load_profile, profile_names, save_profile
 
 __all__ = [
@@ -45,6 +37,9 @@ _NOT_IDENTIFIED: Final = {
     "per_kv_token_mixed_s": "per_kv_token_s",
 }
 """What stands in for a coefficient that no point identifies."""
+
+
+_ANOTHER_UNIT: Final = 30.0  # no form misses a point by this factor; a time in ms among seconds is off by 1,000
 
 
 class LatencyModel(FitQuality):
@@ -112,6 +107,16 @@ class LatencyModel(FitQuality):
         self._identified = {"per_decode_s": False, "per_kv_token_s": False, "per_kv_token_mixed_s": False}
         self.decode_mape_: float | None = None
         self.decode_n_: int | None = None
+        off = np.abs(np.log((1 + self.errors_) + 1e-12))
+        row = int(np.argmax(off))
+        if off[row] > np.log(_ANOTHER_UNIT):
+            times = np.exp(off[row])
+            raise InputError(
+                f"seconds[{row}]",
+                float(y[row]),
+                f"is {times:,.0f} times away from what the other rows say of {n[row]:g} new and {c[row]:g} cached tokens",
+                "Are units mixed? Give every time in seconds.",
+            )
         self.n_ = len(n)
         self.range_ = MeasuredRange(new_tokens=_bounds(n), cached_tokens=_bounds(c), total_tokens=_bounds(n + c))
         return self
@@ -214,6 +219,17 @@ class LatencyModel(FitQuality):
             self._draws["host"] = (names, draws)
         return self
 
+    def set_host(self, host_s: float, host_per_seq_s: float = 0.0) -> LatencyModel:
+        """State the host's work per engine step where it was not measured.
+
+        >>> LatencyModel().fit([512, 1024], [0, 0], [0.06, 0.11], form="linear").set_host(0.004).host_s_
+        0.004
+        """
+        self._fitted("set_host")
+        self._values = replace(self._values, host_s=host_s, host_per_seq_s=host_per_seq_s)
+        self._draws.pop("host", None)
+        return self
+
     def interval95_s(self, new_tokens: int, cached_tokens: int = 0) -> tuple[float, float]:
         """Where one measurement of ``predict_s`` lies with 95 %: the error of the coefficients and what the points scatter.
 
@@ -296,7 +312,7 @@ class LatencyModel(FitQuality):
         """The curve over a floor that begins at ``floor_s``; None where decode steps and short prompts do not share one."""
         n, c, y = self._points
         own = self._fitted("floor").coefficients
-        if floor_s < own.base_s:
+        if floor_s < own.base_s or own.small_below_tokens:
             return None
         attended = n * (c + n / 2)
         bare = replace(own, floor_s=0.0, floor_per_token_s=0.0)

@@ -8,8 +8,9 @@ from typing import Any, Final, TypeVar
 
 import numpy as np
 
-from .coefficients import Coefficients, HostedProfile, ServerProfile
+from .coefficients import Coefficients
 from .errors import require_count
+from .profile_kinds import HostedProfile, ServerProfile
 from .streams import stream
 
 DRAWS: Final = 200

@@ -12,8 +12,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from .coefficients import Coefficients, Covariance, FitRecord, HostedProfile, MeasuredRange, ServerProfile
+from .coefficients import Coefficients, Covariance, FitRecord, MeasuredRange
 from .errors import InputError, UnknownNameError, require_number
+from .kernel_tables import KernelTables, table_rows, table_text
+from .profile_kinds import HostedProfile, ServerProfile
 
 SCHEMA_VERSION: Final = 1
 _FOLDER: Final = Path(__file__).parent / "data" / "profiles"
@@ -174,6 +176,8 @@ def _profile(top: _Table) -> ServerProfile | HostedProfile:
         values["range"] = _range(_Table(bounds, "range."))
     if (fit := top.take("fit", None)) is not None:
         values["fit"] = _fit(_Table(fit, "fit."))
+    if kind == "server" and (tables := top.take("table", None)) is not None:
+        values["table"] = _table(_Table(tables, "table."))
     top.end()
     return _KINDS[kind](**values)
 
@@ -185,6 +189,16 @@ def _server_coefficients(table: _Table) -> Coefficients:
         take = table.take if field.name.endswith("_tokens") else table.number
         values[field.name] = take(field.name, default)
     return Coefficients(**values)
+
+
+def _table(table: _Table) -> KernelTables:
+    sizes = table.take("graph_sizes")
+    if not isinstance(sizes, list):
+        raise InputError("table.graph_sizes", sizes, "must be a list of token counts")
+    columns = {"dense": 2, "per_sequence": 2, "attention": 5}
+    rows: dict[str, Any] = {name: table_rows(name, table.take(name), count) for name, count in columns.items()}
+    table.end()
+    return KernelTables(graph_sizes=tuple(sizes), **rows)
 
 
 def _covariance(top: _Table, coefficients: list[str]) -> Covariance | None:
@@ -255,7 +269,11 @@ def _written(profile: ServerProfile | HostedProfile) -> Iterator[str]:
         yield "# of the coefficients under [stderr], in their order"
         yield from _lines({"correlation": profile.covariance.correlation})
     numbers = profile.coefficients if isinstance(profile, ServerProfile) else profile
-    own = [field.name for field in fields(Coefficients) if field.name in _REQUIRED or getattr(numbers, field.name, None)]
+    own = [
+        field.name
+        for field in fields(Coefficients)
+        if field.name in _REQUIRED or getattr(numbers, field.name, field.default) != field.default
+    ]
     yield "\n[coefficients] # seconds; seconds per token, per sequence; attention_s: seconds per token squared"
     yield from _lines({name: getattr(numbers, name) for name in (own if isinstance(profile, ServerProfile) else _HOSTED_NUMBERS)})
     if profile.covariance is not None:
@@ -264,6 +282,11 @@ def _written(profile: ServerProfile | HostedProfile) -> Iterator[str]:
     if profile.range is not None:
         yield "\n[range] # lowest and highest measured, in tokens and sequences"
         yield from _lines({field.name: getattr(profile.range, field.name) for field in fields(MeasuredRange)})
+    if isinstance(profile, ServerProfile) and (table := profile.table) is not None:
+        yield "\n[table] # seconds of all layers; see KernelTables"
+        yield from _lines({"graph_sizes": table.graph_sizes})
+        for name in ("dense", "per_sequence", "attention"):
+            yield f"{name} = '''\n{table_text(getattr(table, name))}'''"
     if profile.fit is not None:
         yield "\n[fit] # errors are fractions"
         yield from _lines({field.name: getattr(profile.fit, field.name) for field in fields(FitRecord)})

@@ -33,7 +33,7 @@ import numpy as np
 
 from simcache import units
 from simcache.cache.modules import ModuleMemory, ModuleStore, ReuseComparison, compare_reuse
-from simcache.coefficients import ServerProfile
+from simcache.latency import ServerProfile
 from simcache.latency import LatencyModel, load_profile
 from simcache.pml import PlacedPrompt, Schema, parse_prompt, parse_schema
 from simcache.pricing import load_gpu

@@ -33,7 +33,10 @@ FLOORS: Final = (
     ("3a who asks", ("workload/",)),
     (
         "2b latency: fit and profiles",
-        ("latency", "fit_quality", "form_choice", "fitting", "prediction", "profiles", "coefficients"),
+        (
+            *("kernel_fit", "points", "latency", "fit_quality", "form_choice", "fitting"),
+            *("prediction", "profiles", "profile_kinds", "kernel_tables", "coefficients"),
+        ),
     ),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
