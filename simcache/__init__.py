@@ -19,6 +19,11 @@ if TYPE_CHECKING:
     from .errors import InputError as InputError
     from .errors import SimcacheError as SimcacheError
     from .errors import UnknownNameError as UnknownNameError
+    from .foresight import Adaptive as Adaptive
+    from .foresight import Oracle as Oracle
+    from .keep_alive import KeepAlive as KeepAlive
+    from .keep_alive import KeepAliveMyopic as KeepAliveMyopic
+    from .keep_alive import KeepAliveOptimal as KeepAliveOptimal
     from .latency import HostedProfile as HostedProfile
     from .latency import LatencyModel as LatencyModel
     from .latency import ServerProfile as ServerProfile
@@ -39,14 +44,21 @@ if TYPE_CHECKING:
     from .scenario import Server as Server
     from .scenario_file import load_scenarios as load_scenarios
     from .scenario_file import to_toml as to_toml
+    from .warming import Moment as Moment
     from .warming import NoWarming as NoWarming
+    from .warming import WarmAfterAnswer as WarmAfterAnswer
     from .warming import WarmAfterPause as WarmAfterPause
+    from .warming import Warmer as Warmer
     from .warming import WarmEveryTokens as WarmEveryTokens
     from .warming import WarmingPolicy as WarmingPolicy
     from .warming import WarmOnFirstKey as WarmOnFirstKey
     from .warming import WarmOnFocus as WarmOnFocus
     from .warming import WarmOnOpen as WarmOnOpen
     from .warming import WarmUp as WarmUp
+    from .warming_limits import Budgeted as Budgeted
+    from .warming_limits import ForSome as ForSome
+    from .warming_limits import Together as Together
+    from .workload.arrivals import DayAndWeek as DayAndWeek
     from .workload.distributions import Exponential as Exponential
     from .workload.distributions import Fixed as Fixed
     from .workload.distributions import Geometric as Geometric
@@ -54,11 +66,16 @@ if TYPE_CHECKING:
     from .workload.distributions import LogNormal as LogNormal
     from .workload.distributions import Uniform as Uniform
     from .workload.distributions import Zipf as Zipf
+    from .workload.empirical import Empirical as Empirical
+    from .workload.empirical import TracePauses as TracePauses
     from .workload.presets import TypingSessions as TypingSessions
     from .workload.synthetic import PoissonRequests as PoissonRequests
     from .workload.synthetic import RequestList as RequestList
     from .workload.traces import TraceWorkload as TraceWorkload
     from .workload.traces import read_trace as read_trace
+    from .workload.typist import DESKTOP as DESKTOP
+    from .workload.typist import INPUT_METHOD as INPUT_METHOD
+    from .workload.typist import MOBILE as MOBILE
     from .workload.typist import Typing as Typing
     from .workload.typist import Typist as Typist
 
@@ -75,20 +92,28 @@ _HOMES = {
     "scenario": ("Cluster", "HostedApi", "Scenario", "Server"),
     "scenario_file": ("load_scenarios", "to_toml"),
     "warming": (
+        "Moment",
         "NoWarming",
+        "WarmAfterAnswer",
         "WarmAfterPause",
         "WarmEveryTokens",
         "WarmOnFirstKey",
         "WarmOnFocus",
         "WarmOnOpen",
         "WarmUp",
+        "Warmer",
         "WarmingPolicy",
     ),
     "workload.distributions": ("Exponential", "Fixed", "Geometric", "LogLogistic", "LogNormal", "Uniform", "Zipf"),
     "workload.presets": ("TypingSessions",),
     "workload.synthetic": ("PoissonRequests", "RequestList"),
     "workload.traces": ("TraceWorkload", "read_trace"),
-    "workload.typist": ("Typing", "Typist"),
+    "workload.typist": ("DESKTOP", "INPUT_METHOD", "MOBILE", "Typing", "Typist"),
+    "foresight": ("Adaptive", "Oracle"),
+    "keep_alive": ("KeepAlive", "KeepAliveMyopic", "KeepAliveOptimal"),
+    "warming_limits": ("Budgeted", "ForSome", "Together"),
+    "workload.arrivals": ("DayAndWeek",),
+    "workload.empirical": ("Empirical", "TracePauses"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 

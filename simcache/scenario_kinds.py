@@ -15,12 +15,26 @@ from typing import Any, Final, Literal, Union
 
 from .errors import InputError, UnknownNameError
 from .faults import Crash, CrashRate, Slow
+from .foresight import Adaptive, Oracle
+from .keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
 from .scenario import Cluster, HostedApi, Server
-from .warming import NoWarming, WarmAfterPause, WarmEveryTokens, WarmOnFirstKey, WarmOnFocus, WarmOnOpen
+from .warming import (
+    NoWarming,
+    WarmAfterAnswer,
+    WarmAfterPause,
+    WarmEveryTokens,
+    WarmOnFirstKey,
+    WarmOnFocus,
+    WarmOnOpen,
+)
+from .warming_limits import Budgeted, ForSome, Together
+from .workload.arrivals import DayAndWeek
 from .workload.distributions import DISTRIBUTIONS
+from .workload.empirical import Empirical, TracePauses
 from .workload.presets import TypingSessions
 from .workload.synthetic import PoissonRequests, RequestList
 from .workload.traces import TraceWorkload
+from .workload.typist import Typist
 
 FAMILIES: Final[Mapping[str, Mapping[str, type]]] = {
     "workload": {
@@ -37,11 +51,25 @@ FAMILIES: Final[Mapping[str, Mapping[str, type]]] = {
         "on-first-key": WarmOnFirstKey,
         "after-pause": WarmAfterPause,
         "every-tokens": WarmEveryTokens,
+        "after-answer": WarmAfterAnswer,
+        "keep-alive": KeepAlive,
+        "keep-alive-myopic": KeepAliveMyopic,
+        "keep-alive-optimal": KeepAliveOptimal,
+        "adaptive": Adaptive,
+        "oracle": Oracle,
+        "together": Together,
+        "for-some": ForSome,
+        "budgeted": Budgeted,
     },
 }
 """Family -> kind -> class, for the tables of a scenario. A new class joins by being listed: its fields are its keys."""
 INNER_KINDS: Final[Mapping[str, type]] = {
     **{name.replace("_", "-"): cls for name, cls in DISTRIBUTIONS.items()},
+    "empirical": Empirical,
+    "trace-pauses": TracePauses,
+    "typist": Typist,
+    "day-and-week": DayAndWeek,
+    **FAMILIES["warming"],
     "crash": Crash,
     "crash-rate": CrashRate,
     "slow": Slow,
