@@ -23,7 +23,8 @@ class Server:
 
     ``profile`` names a shipped latency profile, a TOML path, or is a profile. ``kv_tokens`` is the KV memory in tokens
     (None: the profile's own). ``async_scheduling``: the next step is decided while one runs (vLLM's default since 0.19), so an
-    arrival waits a step longer and a finished request keeps its seat for one. ``ttl_s`` None: blocks live until evicted.
+    arrival waits a step longer and a finished request keeps its seat for one. ``slowness``: every step takes so many times what
+    the profile says (what ``validate`` finds as a host's speed factor). ``ttl_s`` None: blocks live until evicted.
     ``gpu_usd_per_hour`` None: the dated preset.
 
     >>> Server(profile="llama-3-8b/a100/tp1", kv_tokens=400_000).block_tokens
@@ -43,6 +44,7 @@ class Server:
     long_prefill_token_threshold: int = 0
     watermark: float = 0.0
     async_scheduling: bool = False
+    slowness: float = 1.0
     gpu_usd_per_hour: float | None = None
     jump: bool = True
 
@@ -53,6 +55,7 @@ class Server:
         require(self.policy in ("fcfs", "priority"), "policy", self.policy, "must be 'fcfs' or 'priority'")
         require_count("long_prefill_token_threshold", self.long_prefill_token_threshold, at_least=0)
         require_number("watermark", self.watermark, at_least=0, at_most=1)
+        require_number("slowness", self.slowness, above=0)
         require(self.visibility in ("scheduled", "computed"), "visibility", self.visibility, "must be 'scheduled' or 'computed'")
         require(self.ttl_kind in ("sliding", "fixed"), "ttl_kind", self.ttl_kind, "must be 'sliding' or 'fixed'")
         if self.ttl_s is not None:

@@ -19,6 +19,7 @@ FLOORS: Final = (
     ("front door", ("__init__",)),
     ("9 words to objects, and print", ("cli/",)),
     ("8 draw", ("report/",)),
+    ("7 predicted against measured", ("validation",)),
     ("6 scenarios x seeds", ("compare",)),
     ("5 the clock", ("engine/",)),
     ("4c records of a run and what was asked of them", ("result",)),

@@ -159,6 +159,7 @@ def build(
             index=index,
             jump=server.jump,
             async_scheduling=server.async_scheduling,
+            slowness=server.slowness,
             journal=journal,
         )
         for index in range(count)

@@ -15,7 +15,7 @@ from ..scheduler.vllm import GONE, WAITING, LiveRequest, VllmScheduler
 from .backend import Ticket, Watch
 from .clock import BOUNDARY, TICKS_PER_NS, Clock, nanoseconds
 from .journal import Journal, Moment, Stretch
-from .step_cost import StepCost
+from .step_cost import step_cost
 
 
 class ServerTicket(Ticket):
@@ -55,6 +55,7 @@ class ReplicaServer:
         index: int = 0,
         jump: bool = True,
         async_scheduling: bool = False,
+        slowness: float = 1.0,
         journal: Journal | None = None,
     ) -> None:
         self.env = env
@@ -69,7 +70,8 @@ class ReplicaServer:
         self.outstanding = 0
         self.queued_tokens = 0  # prompt tokens whose prefill has not ended
         self.block_tokens = self.scheduler.block_tokens
-        self._cost = StepCost(profile.coefficients)
+        self._slowness = slowness
+        self._cost = step_cost(profile, slowness)
         self._plan_cost = self._cost  # of the plan under way: a change of speed counts from the next step on
         self._event: Event | None = None  # the step boundary under way; any other event that fires is stale
         self._stepping = False  # a step is under way, or the boundary between two
@@ -179,7 +181,7 @@ class ReplicaServer:
 
     def set_speed(self, factor: float) -> None:
         """Let steps take ``factor`` times as long, from the next step on."""
-        self._cost = StepCost(self.profile.coefficients, factor)
+        self._cost = step_cost(self.profile, self._slowness * factor)
         if self._plan is not None:
             self._cut()
 

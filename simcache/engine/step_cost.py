@@ -2,9 +2,36 @@
 
 from __future__ import annotations
 
-from ..latency import Coefficients
+from bisect import bisect_left
+from typing import Protocol
+
+from ..kernel_tables import KernelTables
+from ..latency import Coefficients, ServerProfile
 from ..scheduler.vllm import Plan
 from .clock import TICKS_PER_S
+
+
+class PlanCost(Protocol):
+    """What the server asks: ticks of the first k steps of a plan, and which boundary comes next."""
+
+    def span(self, plan: Plan, steps: int) -> int:
+        """Ticks of the first ``steps`` steps of ``plan``."""
+        ...
+
+    def steps_until(self, plan: Plan, elapsed: int, most: int) -> int:
+        """The first step boundary at or after ``elapsed`` ticks from the plan's start, from 1 to ``most``."""
+        ...
+
+
+def step_cost(profile: ServerProfile, slowness: float = 1.0) -> PlanCost:
+    """What a profile's steps cost, ``slowness`` times: its kernel tables where it has them, else its closed form.
+
+    >>> step_cost(ServerProfile(name="toy", coefficients=Coefficients(base_s=0.01))).span(Plan(), 1)
+    10000000000000
+    """
+    if profile.table is not None:
+        return TableCost(profile.table, profile.coefficients, slowness)
+    return StepCost(profile.coefficients, slowness)
 
 
 class StepCost:
@@ -39,11 +66,11 @@ class StepCost:
         terms = self._chunks.get(new_tokens)
         if terms is None:
             form = self._coefficients
-            terms = self._chunks[new_tokens] = (
-                self._ticks(form.tokens_s(new_tokens)),
-                self._ticks(form.attention_at_s(new_tokens) / 2),
-                self._ticks(form.floor_s + form.floor_per_token_s * new_tokens),
-            )
+            tokens_s, floor_s = form.tokens_s(new_tokens), form.floor_s + form.floor_per_token_s * new_tokens
+            if new_tokens < form.small_below_tokens:  # a short chunk's attention comes on top of the floor
+                tokens_s, floor_s = max(tokens_s, floor_s), 0.0
+            per_attention = self._ticks(form.attention_at_s(new_tokens) / 2)
+            terms = self._chunks[new_tokens] = (self._ticks(tokens_s), per_attention, self._ticks(floor_s))
         return terms
 
     def span(self, plan: Plan, steps: int) -> int:
@@ -74,3 +101,43 @@ class StepCost:
             else:
                 low = middle + 1
         return max(low, 1)
+
+
+class TableCost:
+    """Ticks of the first k steps of a plan from measured kernel tables: each step is looked up once and rounded, then summed.
+
+    >>> from simcache.prompt import Request, Segment
+    >>> from simcache.scheduler.vllm import LiveRequest
+    >>> toy = KernelTables(dense=((1, 0.01),), per_sequence=((1, 0.001),), graph_sizes=(), attention=((16, 0, 0, 0, 0.003),))
+    >>> plan = Plan(); plan.chunks = [LiveRequest(Request(0.0, (Segment("doc", 16),), Segment("a", 1)), 0)]
+    >>> plan.chunks[0].scheduled = plan.new_tokens = 16
+    >>> TableCost(toy, Coefficients()).span(plan, 1)
+    14000000000000
+    """
+
+    __slots__ = ("_host", "_host_per_seq", "_plan", "_sums", "_table", "_ticks_per_s")
+
+    def __init__(self, table: KernelTables, coefficients: Coefficients, slowness: float = 1.0) -> None:
+        self._table = table
+        self._ticks_per_s = slowness * TICKS_PER_S
+        self._host, self._host_per_seq = coefficients.host_s, coefficients.host_per_seq_s
+        self._plan: Plan | None = None
+        self._sums: list[int] = []
+
+    def span(self, plan: Plan, steps: int) -> int:
+        """Ticks of the first ``steps`` steps of ``plan``."""
+        if plan is not self._plan:
+            self._plan, self._sums = plan, [0]
+        sums, decodes = self._sums, plan.decodes
+        host_s = self._host + self._host_per_seq * (decodes + len(plan.chunks))
+        while len(sums) <= steps:
+            i = len(sums) - 1
+            chunks = [(live.scheduled, live.computed + i * live.scheduled) for live in plan.chunks]
+            seconds = host_s + self._table.step_s(chunks, decodes, plan.kv_tokens + i * decodes)
+            sums.append(sums[-1] + round(seconds * self._ticks_per_s))
+        return sums[steps]
+
+    def steps_until(self, plan: Plan, elapsed: int, most: int) -> int:
+        """The first step boundary at or after ``elapsed`` ticks from the plan's start, from 1 to ``most``."""
+        self.span(plan, most)
+        return min(max(1, bisect_left(self._sums, elapsed)), most)

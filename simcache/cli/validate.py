@@ -1,0 +1,105 @@
+"""simcache validate: a recorded run through the simulator, judged."""
+
+from __future__ import annotations
+
+import json
+from typing import Any, Final, Literal
+
+import click
+
+from ..errors import InputError
+from ..latency import ServerProfile, load_profile
+from ..scenario import Server
+from ..units import share
+from ..validation import RecordedRun, Validation, read_vllm_requests, validate
+
+LOG_FORMATS: Final = ("vllm-requests",)
+
+
+@click.command("validate")
+@click.option("--profile", required=True, help="Name or TOML file of the latency profile under test.")
+@click.option("--log", "log_path", required=True, metavar="FILE", help="What the real engine did, request by request.")
+@click.option("--log-format", type=click.Choice(LOG_FORMATS), default="vllm-requests", show_default=True)
+@click.option("--engine", type=click.Choice(["vllm"]), default="vllm", show_default=True)
+@click.option(
+    "--kv-blocks", type=click.IntRange(min=1), help="Usable KV blocks of the engine.  [default: what the profile's memory holds]"
+)
+@click.option("--block-tokens", type=click.IntRange(min=1), default=16, show_default=True)
+@click.option("--max-num-seqs", type=click.IntRange(min=1), default=128, show_default=True)
+@click.option("--max-num-batched-tokens", type=click.IntRange(min=1), default=2048, show_default=True)
+@click.option("--async-scheduling", is_flag=True, help="The engine decides the next step while one runs.")
+@click.option("--speed-factor", default="auto", show_default=True, metavar="auto|none|X", help="One factor on all step times.")
+@click.option("--figure", metavar="FILE", help="Draw simulated against measured TTFT, quantile by quantile.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
+def command(
+    profile: str,
+    log_path: str,
+    log_format: str,
+    engine: str,
+    kv_blocks: int | None,
+    block_tokens: int,
+    max_num_seqs: int,
+    max_num_batched_tokens: int,
+    async_scheduling: bool,
+    speed_factor: str,
+    figure: str | None,
+    as_json: bool,
+) -> None:
+    """Simulate the arrivals of a recorded run and say how far TTFT and TPOT are from what was measured.
+
+    TTFT counts from arrival. `--speed-factor auto` fits one factor on the first 20 % of the requests and judges the rest; `none`
+    judges everything with the profile as it is. Errors in JSON are signed fractions.
+    """
+    loaded = load_profile(profile)
+    if not isinstance(loaded, ServerProfile):
+        raise InputError("profile", profile, "must be the profile of a server")
+    run = read_vllm_requests(log_path, block_tokens)
+    server = Server(
+        profile=loaded,
+        kv_tokens=None if kv_blocks is None else kv_blocks * block_tokens,
+        block_tokens=block_tokens,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_num_batched_tokens,
+        async_scheduling=async_scheduling,
+    )
+    result = validate(run, server, _factor(speed_factor))
+    if figure is not None:
+        from ..report.validation_figures import save_quantile_figure
+
+        save_quantile_figure(result.measured_ttft_s, result.simulated_ttft_s, figure)
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, **result.as_json()}, indent=2))
+    else:
+        click.echo(_text(result, run))
+        if figure is not None:
+            click.echo(f"figure: {figure}")
+
+
+def _factor(text: str) -> float | Literal["auto"] | None:
+    if text == "auto":
+        return "auto"
+    if text == "none":
+        return None
+    try:
+        return float(text)
+    except ValueError:
+        raise InputError("speed-factor", text, "must be auto, none or a number") from None
+
+
+def _text(result: Validation, run: RecordedRun) -> str:
+    def signed(value: Any) -> str:
+        return "-" if value is None else f"{'+' if value >= 0 else '-'}{share(abs(value))}"
+
+    ttft = ", ".join(
+        f"{name.removesuffix('_error')} {signed(result.ttft_s[name])}" for name in result.ttft_s if name != "median_ape"
+    )
+    judged = f"{result.requests:,} of {len(run.requests):,} requests judged"
+    lines = [
+        f"grade {result.grade}: {judged}, speed factor {result.speed_factor:.4f}",
+        f"  TTFT  {ttft}",
+        f"        half of the requests are within {share(result.ttft_s['median_ape'])} (bias {signed(result.bias)})",
+        f"  TPOT  mean {signed(result.tpot['mean_error'])}, median {signed(result.tpot['median_error'])}",
+    ]
+    if result.hits_exact_share is not None:
+        lines.append(f"  hits  {share(result.hits_exact_share)} of the requests hit exactly what the engine reported")
+    return "\n".join(lines)

@@ -1,0 +1,240 @@
+"""Predicted against measured: a recorded run's own arrivals through the simulator, judged request by request."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Final, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .engine.run import simulate
+from .errors import InputError, require, require_number
+from .prompt import Request, Segment
+from .records import Records
+from .scenario import Scenario, Server
+from .workload.synthetic import RequestList
+
+Floats = NDArray[np.float64]
+CALIBRATION_SHARE: Final = 0.2
+"""The first requests by arrival that a speed factor is fitted to; the rest is judged."""
+FEWEST: Final = 10
+GRADES: Final = ((0.05, "A"), (0.10, "B"), (0.20, "C"))
+"""Largest absolute error of TTFT mean and quantiles up to which a run has this grade; beyond the last: D."""
+_FACTOR_RANGE: Final = (0.2, 5.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedRun:
+    """What a real engine did: requests in order of arrival, seconds from each arrival to first and last token (NaN: never).
+
+    ``hit_tokens`` None: the log does not tell what was cached.
+    """
+
+    requests: tuple[Request, ...]
+    ttft_s: Floats
+    e2e_s: Floats
+    hit_tokens: NDArray[np.int64] | None = None
+
+    def __post_init__(self) -> None:
+        require(len(self.requests) >= FEWEST, "requests", len(self.requests), f"must be at least {FEWEST} to judge a prediction")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Validation:
+    """Signed errors as fractions: (simulated - measured) / measured, over the requests that were not used to calibrate.
+
+    ``ttft_s`` has mean_error, p50_error, p90_error, p95_error, p99_error and median_ape (per request); ``tpot`` mean_error and
+    median_error (None without answers of two tokens). ``hits_exact_share`` and ``service_median_ape`` where the log tells them.
+    """
+
+    requests: int
+    speed_factor: float
+    ttft_s: dict[str, float]
+    tpot: dict[str, float | None]
+    bias: float
+    hits_exact_share: float | None
+    service_median_ape: float | None
+    measured_ttft_s: Floats
+    simulated_ttft_s: Floats
+
+    @property
+    def grade(self) -> str:
+        """A to D by the largest absolute error of TTFT mean, p50, p90 and p95."""
+        worst = max(abs(self.ttft_s[name]) for name in ("mean_error", "p50_error", "p90_error", "p95_error"))
+        return next((grade for limit, grade in GRADES if worst <= limit), "D")
+
+    def as_json(self) -> dict[str, Any]:
+        """The document of ``simcache validate --json`` without its frame."""
+        return {
+            "hits_exact_share": self.hits_exact_share,
+            "service": {"median_ape": self.service_median_ape},
+            "ttft_s": self.ttft_s,
+            "tpot": self.tpot,
+            "bias": self.bias,
+            "grade": self.grade,
+            "speed_factor": self.speed_factor,
+            "requests": self.requests,
+        }
+
+
+def validate(run: RecordedRun, server: Server, speed_factor: float | Literal["auto"] | None = "auto") -> Validation:
+    """Simulate the run's own arrivals on ``server`` and judge TTFT (from arrival), TPOT and hits.
+
+    ``speed_factor`` "auto" finds the one factor on all step times at which the finish instants of the first 20 % of the requests
+    agree with the measured ones in least squares, and judges the rest; None judges everything with the profile as it is.
+    """
+    if speed_factor == "auto":
+        known = max(FEWEST // 2, int(CALIBRATION_SHARE * len(run.requests)))
+        factor = find_speed_factor(run, server, known)
+        return judge(run, play(run, server, factor), factor, slice(known, None))
+    factor = 1.0 if speed_factor is None else speed_factor
+    require_number("speed_factor", factor, above=0)
+    return judge(run, play(run, server, factor), factor, slice(None))
+
+
+def play(run: RecordedRun, server: Server, factor: float) -> Records:
+    """The records of the run's requests on a server whose steps take ``factor`` times what its profile says."""
+    backend = replace(server, slowness=server.slowness * factor)
+    records = simulate(Scenario(workload=RequestList(rows=run.requests), backend=backend)).records
+    if not (records["outcome"] == "ok").all():
+        row = int(np.argmax(records["outcome"] != "ok"))
+        raise InputError(
+            f"request {row}", str(records["outcome"][row]), "cannot be served by this server", "Check the KV memory given."
+        )
+    return records
+
+
+def find_speed_factor(run: RecordedRun, server: Server, known: int) -> float:
+    """The factor whose finish instants of the first ``known`` requests agree with the measured ones in least squares."""
+    arrived_s = np.array([request.arrived_at_s for request in run.requests[:known]])
+    finished_s = arrived_s + run.e2e_s[:known]
+    seen = np.isfinite(finished_s)
+    require(bool(seen.any()), "requests", known, "must hold a finished one among those that calibrate")
+    weights = finished_s[seen] - arrived_s.min()  # d(finish)/d(factor) grows with the time the factor has had to act
+
+    def late(factor: float) -> float:
+        simulated_s = arrived_s + play(run, server, factor).e2e_s[:known]
+        return float(((simulated_s[seen] - finished_s[seen]) * weights).sum())
+
+    return _root(late, *_FACTOR_RANGE)
+
+
+def _root(rises: Callable[[float], float], low: float, high: float) -> float:
+    """Where a rising step function crosses 0, to 1e-4 of its argument."""
+    if rises(low) > 0 or rises(high) < 0:
+        raise InputError(
+            "speed_factor",
+            "auto",
+            f"must lie between {low:g} and {high:g}",
+            "This profile is not of this machine: calibrate it anew.",
+        )
+    while high / low > 1 + 1e-4:
+        middle = math.sqrt(low * high)
+        if rises(middle) > 0:
+            high = middle
+        else:
+            low = middle
+    return math.sqrt(low * high)
+
+
+def judge(run: RecordedRun, records: Records, factor: float, judged: slice) -> Validation:
+    """Compare simulated records with the measured run over the rows of ``judged``."""
+    measured, simulated = run.ttft_s[judged], records.ttft_s[judged]
+    seen = np.isfinite(measured) & np.isfinite(simulated) & (measured > 0)
+    require(int(seen.sum()) > 0, "requests", int(seen.sum()), "must hold at least one first token to judge")
+    measured, simulated = measured[seen], simulated[seen]
+    ttft = {"mean_error": float(simulated.mean() / measured.mean() - 1)}
+    for percent in (50, 90, 95, 99):
+        ttft[f"p{percent}_error"] = float(np.percentile(simulated, percent) / np.percentile(measured, percent) - 1)
+    ttft["median_ape"] = float(np.median(np.abs(simulated / measured - 1)))
+    tpot: dict[str, float | None] = {"mean_error": None, "median_error": None}
+    gaps = np.array([request.output.tokens - 1 for request in run.requests])[judged][seen]
+    if (gaps > 0).any():
+        many = gaps > 0
+        real = (run.e2e_s - run.ttft_s)[judged][seen][many] / gaps[many]
+        ours = (records.e2e_s - records.ttft_s)[judged][seen][many] / gaps[many]
+        finished = np.isfinite(real)
+        if finished.any():
+            tpot["mean_error"] = float(ours[finished].mean() / real[finished].mean() - 1)
+            tpot["median_error"] = float(np.median(ours[finished]) / np.median(real[finished]) - 1)
+    exact = None
+    if run.hit_tokens is not None:
+        exact = float((run.hit_tokens[judged] == records["hit_tokens"][judged]).mean())
+    return Validation(
+        requests=int(seen.sum()),
+        speed_factor=factor,
+        ttft_s=ttft,
+        tpot=tpot,
+        bias=float(np.median(simulated / measured - 1)),
+        hits_exact_share=exact,
+        service_median_ape=None,
+        measured_ttft_s=measured,
+        simulated_ttft_s=simulated,
+    )
+
+
+def read_vllm_requests(path: str | Path, block_tokens: int = 16) -> RecordedRun:
+    """A recorded vLLM run, JSONL (also .gz): arrival_s, first_token_s, last_token_s, input_tokens, output_tokens, hash_ids.
+
+    ``hash_ids`` are chained identities of the full blocks of the prompt; instants are seconds on one clock. Raises InputError
+    with file and line for a missing field, a wrong type or an impossible value.
+    """
+    place = Path(path)
+    rows: list[tuple[float, float, float, Request]] = []
+    number = 0
+    try:
+        with gzip.open(place, "rt", encoding="utf-8") if place.suffix == ".gz" else place.open(encoding="utf-8") as lines:
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    rows.append(_vllm_row(line, place, number, block_tokens))
+    except (OSError, EOFError, UnicodeDecodeError) as error:
+        raise InputError("log", str(place), f"cannot be read: {error}", line=number + 1, path=place) from None
+    require(bool(rows), "log", str(place), "must hold at least one request")
+    rows.sort(key=lambda row: row[0])
+    start = min(0.0, rows[0][0])
+    requests = tuple(row[3]._replace(arrived_at_s=row[0] - start) for row in rows)
+    arrived, first, last = (np.array([row[i] for row in rows], dtype=np.float64) for i in range(3))
+    return RecordedRun(requests=requests, ttft_s=first - arrived, e2e_s=last - arrived)
+
+
+def _vllm_row(line: str, path: Path, number: int, block_tokens: int) -> tuple[float, float, float, Request]:
+    try:
+        row = json.loads(line)
+    except (ValueError, RecursionError):
+        raise InputError("row", line[:80], "must be one JSON object", path=path, line=number) from None
+    if not isinstance(row, dict):
+        raise InputError("row", row, "must be one JSON object", path=path, line=number)
+
+    def value(name: str, kinds: tuple[type, ...], least: float | None = None) -> Any:
+        if name not in row:
+            raise InputError(name, None, "is missing", path=path, line=number)
+        found = row[name]
+        if isinstance(found, bool) or not isinstance(found, kinds) or (isinstance(found, float) and not math.isfinite(found)):
+            raise InputError(
+                name, found, f"must be a finite {'number' if float in kinds else 'whole number'}", path=path, line=number
+            )
+        if least is not None and found < least:
+            raise InputError(name, found, f"must be at least {least:g}", path=path, line=number)
+        return found
+
+    arrived = float(value("arrival_s", (int, float)))
+    first = float(value("first_token_s", (int, float), arrived))
+    last = float(value("last_token_s", (int, float), first))
+    tokens, output = value("input_tokens", (int,), 0), value("output_tokens", (int,), 0)
+    blocks = row.get("hash_ids", [])
+    if not isinstance(blocks, list) or any(isinstance(block, bool) or not isinstance(block, (int, str)) for block in blocks):
+        raise InputError("hash_ids", blocks, "must be a list of whole numbers or texts", path=path, line=number)
+    if len(blocks) * block_tokens > tokens:
+        raise InputError(
+            "hash_ids", len(blocks), f"must be full blocks of {block_tokens} of the {tokens} tokens", path=path, line=number
+        )
+    prompt = [Segment(("block", block), block_tokens) for block in blocks]
+    if rest := tokens - len(blocks) * block_tokens:
+        prompt.append(Segment(("tail", number), rest))
+    return arrived, first, last, Request(arrived, tuple(prompt), Segment(("answer", number), output))
