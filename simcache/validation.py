@@ -214,7 +214,7 @@ def _vllm_row(line: str, path: Path, number: int, block_tokens: int) -> tuple[fl
     def value(name: str, kinds: tuple[type, ...], least: float | None = None) -> Any:
         if name not in row:
             raise InputError(name, None, "is missing", path=path, line=number)
-        found = row[name]
+        found: Any = row[name]
         if isinstance(found, bool) or not isinstance(found, kinds) or (isinstance(found, float) and not math.isfinite(found)):
             raise InputError(
                 name, found, f"must be a finite {'number' if float in kinds else 'whole number'}", path=path, line=number

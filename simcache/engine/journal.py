@@ -129,8 +129,8 @@ def timeline(records: Records, journal: Journal) -> dict[str, Any]:
         share = 100 * stretch.blocks_held / stretch.blocks
         events.append({"ph": "C", "name": "KV memory in use, %", "args": {"held": round(share, 3)}, **where})
     for moment in journal.moments:
-        where = {"pid": moment.replica, "tid": 0, "ts": micro(moment.at), "s": "t"}
-        events.append({"ph": "i", "name": f"request {moment.row} {moment.what}", "cat": "requests", **where})
+        where = {"pid": moment.replica, "tid": 0, "ts": micro(moment.at)}
+        events.append({"ph": "i", "name": f"request {moment.row} {moment.what}", "cat": "requests", "s": "t", **where})
     for row in range(len(records)):
         end = max(int(records[name][row]) for name in ("first_token_at_ns", "finished_at_ns", "cancelled_at_ns"))
         if end == NEVER:
