@@ -219,7 +219,7 @@ def _vllm_row(line: str, path: Path, number: int, block_tokens: int) -> tuple[fl
             raise InputError(
                 name, found, f"must be a finite {'number' if float in kinds else 'whole number'}", path=path, line=number
             )
-        if least is not None and found < least:
+        if least is not None and float(found) < least:
             raise InputError(name, found, f"must be at least {least:g}", path=path, line=number)
         return found
 
