@@ -219,9 +219,9 @@ def _vllm_row(line: str, path: Path, number: int, block_tokens: int) -> tuple[fl
             raise InputError(
                 name, found, f"must be a finite {'number' if float in kinds else 'whole number'}", path=path, line=number
             )
-        if least is not None and float(found) < least:
+        if least is not None and row[name] < least:
             raise InputError(name, found, f"must be at least {least:g}", path=path, line=number)
-        return found
+        return row[name]
 
     arrived = float(value("arrival_s", (int, float)))
     first = float(value("first_token_s", (int, float), arrived))
