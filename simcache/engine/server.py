@@ -11,7 +11,7 @@ from ..errors import DeadlockError
 from ..latency import ServerProfile
 from ..prompt import Request
 from ..records import RecordsBuilder
-from ..scheduler.vllm import GONE, WAITING, LiveRequest, VllmScheduler
+from ..scheduler import GONE, WAITING, LiveRequest, Scheduler
 from .backend import Ticket, Watch
 from .clock import BOUNDARY, TICKS_PER_NS, Clock, nanoseconds
 from .journal import Journal, Moment, Stretch
@@ -48,7 +48,7 @@ class ReplicaServer:
     def __init__(
         self,
         env: Clock,
-        make_scheduler: Callable[[], VllmScheduler],
+        make_scheduler: Callable[[], Scheduler],
         profile: ServerProfile,
         records: RecordsBuilder,
         *,
@@ -86,7 +86,7 @@ class ReplicaServer:
     @property
     def active_blocks(self) -> int:
         """KV blocks that requests hold."""
-        return self.scheduler.pool.blocks - self.scheduler.pool.free
+        return self.scheduler.held_blocks
 
     def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
         """Queue ``request`` now."""
@@ -148,12 +148,7 @@ class ReplicaServer:
 
     def expected_hit_tokens(self, request: Request) -> int:
         """Hit tokens if admitted now; output that is still being generated is not counted."""
-        live = LiveRequest(request, -1)
-        pool = self.scheduler.pool
-        if not pool.caching:
-            return 0
-        root = pool.root((request.organisation, request.salt))
-        return pool.match(root, live.content, (live.prompt_tokens - 1) // pool.block_tokens).blocks * pool.block_tokens
+        return self.scheduler.peek(LiveRequest(request, -1), (request.organisation, request.salt))
 
     def waiting_rows(self) -> list[int]:
         """Rows of the requests that are queued: what a run that cannot end is stuck with."""
@@ -199,7 +194,7 @@ class ReplicaServer:
         if event is not self._event:
             return
         scheduler, now = self.scheduler, self.env.now
-        scheduler.pool.now = now
+        scheduler.set_time(now)
         if self._plan is not None:
             if self._journal is not None:
                 self._write_stretch(self._journal)
@@ -247,8 +242,7 @@ class ReplicaServer:
 
     def _start(self) -> None:
         scheduler, now = self.scheduler, self.env.now
-        if scheduler.pool.ttl is not None:
-            scheduler.pool.expire(now)
+        scheduler.expire()
         plan = scheduler.schedule()
         if not plan.decodes and not plan.chunks and not plan.preempted:
             if not scheduler.running and not scheduler.waiting:  # the last one lingered, and found no block to linger in
@@ -256,8 +250,7 @@ class ReplicaServer:
                 self._stepping = False
                 return
             raise DeadlockError(
-                f"replica {self.index} runs nothing and cannot admit request {scheduler.waiting[0].row}: "
-                f"{scheduler.pool.free} of {scheduler.pool.blocks} blocks are free"
+                f"replica {self.index} runs nothing and cannot admit request {scheduler.waiting[0].row}: {scheduler.shortage()}"
             )
         self._stepping = True
         self._plan = plan
@@ -291,10 +284,10 @@ class ReplicaServer:
                     self._tell(live.ticket, "visible")
 
     def _write_stretch(self, journal: Journal) -> None:
-        plan, pool = self._plan, self.scheduler.pool
+        plan, scheduler = self._plan, self.scheduler
         chunks = tuple((live.row, live.scheduled) for live in plan.chunks)
-        queue, held = len(self.scheduler.waiting), pool.blocks - pool.free
-        stretch = Stretch(self.index, self._started, self.env.now, self._steps, plan.decodes, chunks, queue, held, pool.blocks)
+        queue, held = len(scheduler.waiting), scheduler.held_blocks
+        stretch = Stretch(self.index, self._started, self.env.now, self._steps, plan.decodes, chunks, queue, held, scheduler.blocks)
         journal.stretches.append(stretch)
 
     def _tell(self, ticket: Ticket, what: str) -> None:

@@ -7,7 +7,7 @@ from typing import Protocol
 
 from ..kernel_tables import KernelTables
 from ..latency import Coefficients, ServerProfile
-from ..scheduler.vllm import Plan
+from ..scheduler import Plan
 from .clock import TICKS_PER_S
 
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..errors import DeadlockError, InputError
 from ..prompt import Request
-from ..scheduler.vllm import GONE, LiveRequest, VllmScheduler
+from ..scheduler import GONE, LiveRequest, Scheduler
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,7 +25,7 @@ class StepsResult:
 def run_steps(
     requests: Sequence[Request],
     arrival_steps: Sequence[int],
-    scheduler: VllmScheduler,
+    scheduler: Scheduler,
     *,
     abort_steps: Sequence[int | None] | None = None,
     jump: bool = True,
@@ -37,6 +37,7 @@ def run_steps(
 
     >>> from simcache.cache.block_pool import BlockPool
     >>> from simcache.prompt import Segment
+    >>> from simcache.scheduler.vllm import VllmScheduler
     >>> ask = Request(0.0, (Segment("doc", 100),), Segment("a", 3))
     >>> run_steps([ask], [5], VllmScheduler(BlockPool(16, 16))).finish_step
     [7]

@@ -7,8 +7,8 @@ budget; the whole prompt must fit at admission; the first waiting request that d
 step that preempted; preemption of the last running request (policy ``priority``: of the largest (priority, arrival)) with
 recompute, to the front of the queue.
 
-Decoding requests cost nothing per step: how many tokens each has is (tokens - step) + step, how many need a block at a step
-is a histogram over (step - tokens) mod block, who finishes when is a heap. Their content enters the pool when they leave.
+Decoding requests cost nothing per step: how many tokens each has is (tokens - turn) + turn, how many need a block at a turn
+is a histogram over (turn - tokens) mod block, who finishes when is a heap. Their content enters the pool when they leave.
 Only requests whose output some other live request also contains are kept up to date at every step.
 """
 
@@ -18,128 +18,12 @@ import heapq
 from bisect import insort
 from collections import deque
 from collections.abc import Hashable
-from typing import Any, Final, Literal
+from typing import Literal
 
 from ..cache.block_pool import BlockPool, Holding
-from ..cache.content import Content
-from ..prompt import Request, Segment
-
-WAITING: Final = 0
-PREFILL: Final = 1
-DECODE: Final = 2
-DONE: Final = 3  # its prefill was all there was to do
-GONE: Final = 4
+from . import DECODE, DONE, GONE, PREFILL, WAITING, LiveRequest, Plan
 
 Policy = Literal["fcfs", "priority"]
-
-
-class LiveRequest:
-    """A request inside one replica. ``computed`` counts tokens with KV (of a decoding one: at the start of step ``since``)."""
-
-    __slots__ = (
-        "arrival",
-        "asked_tokens",
-        "computed",
-        "content",
-        "due",
-        "eager",
-        "finish_step",
-        "first_scheduled_step",
-        "first_token_step",
-        "hit_tokens",
-        "holding",
-        "lingers",
-        "order",
-        "output_key",
-        "output_tokens",
-        "preemptions",
-        "priority",
-        "prompt_tokens",
-        "resume_hit_tokens",
-        "root",
-        "row",
-        "sampled",
-        "scheduled",
-        "since",
-        "state",
-        "ticket",
-        "user",
-        "waiting_since",
-    )
-
-    def __init__(self, request: Request, row: int, ticket: Any = None) -> None:
-        prompt, output = request.prompt, request.output
-        self.content = Content(prompt, output)
-        self.asked_tokens = self.content.prompt_tokens
-        if not self.asked_tokens:  # an engine always starts from at least one token
-            self.content = Content((Segment(("start", row), 1),), output)
-        self.ticket = ticket
-        self.row = row
-        self.user = request.kind == "user"
-        self.priority = request.priority
-        self.prompt_tokens = self.content.prompt_tokens
-        self.output_tokens: int = output[1]
-        self.output_key = output[0]
-        self.state = WAITING
-        self.arrival = 0
-        self.order = 0  # of admission: the place in the running list
-        self.computed = 0
-        self.scheduled = 0  # tokens in the current step's chunk
-        self.sampled = 0
-        self.since = 0
-        self.eager = False
-        self.preemptions = 0
-        self.hit_tokens: int | None = None
-        self.resume_hit_tokens: list[int] = []
-        self.first_scheduled_step: int | None = None
-        self.first_token_step: int | None = None
-        self.finish_step: int | None = None
-        self.due = 0  # the last step in which it decodes, as things stand
-        self.lingers = False  # finished, but the step in flight was scheduled with it
-        self.waiting_since = 0  # for the server: the instant at which it began to wait
-        self.root: Any = None
-        self.holding: Any = None
-
-    def __lt__(self, other: LiveRequest) -> bool:
-        return (self.priority, self.arrival) < (other.priority, other.arrival)
-
-    @property
-    def target(self) -> int:
-        """Tokens to compute before the next one can be sampled."""
-        return self.prompt_tokens + self.sampled
-
-
-class Plan:
-    """``steps`` equal engine steps.
-
-    In step i (from 0) ``decodes`` decodes read ``kv_tokens + i*decodes`` tokens, beside ``chunks`` of ``new_tokens`` tokens in all
-    with sum n*(2c + n) = ``attention + i*attention_growth`` (n new tokens after c present ones).
-    """
-
-    __slots__ = (
-        "admitted",
-        "attention",
-        "attention_growth",
-        "chunks",
-        "decodes",
-        "kv_tokens",
-        "new_tokens",
-        "open",
-        "preempted",
-        "steps",
-    )
-
-    def __init__(self) -> None:
-        self.steps = 1
-        self.decodes = 0
-        self.kv_tokens = 0
-        self.new_tokens = 0
-        self.attention = 0
-        self.attention_growth = 0
-        self.open = False  # an arrival could be admitted in the next step: budget and a seat are left
-        self.chunks: list[LiveRequest] = []
-        self.admitted: list[LiveRequest] = []
-        self.preempted: list[LiveRequest] = []
 
 
 class VllmScheduler:
@@ -149,7 +33,7 @@ class VllmScheduler:
     ``linger_steps`` 1 is asynchronous scheduling's end: the next step was already scheduled when a request finishes, so it keeps
     its seat and blocks, and decodes in vain, for one step more.
 
-    >>> from simcache.prompt import Segment
+    >>> from simcache.prompt import Request, Segment
     >>> scheduler = VllmScheduler(BlockPool(100, 16))
     >>> scheduler.add(LiveRequest(Request(0.0, (Segment("doc", 100),), Segment("a", 3)), 0))
     True
@@ -171,6 +55,7 @@ class VllmScheduler:
     ) -> None:
         self.pool = pool
         self.block_tokens = pool.block_tokens
+        self.blocks = pool.blocks
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.priority = policy == "priority"
@@ -178,13 +63,14 @@ class VllmScheduler:
         self.threshold = long_prefill_token_threshold
         self.linger_steps = linger_steps
         self.watermark_blocks = int(watermark * (pool.blocks + 1))
-        self.step = 0  # the next step to be executed
+        self.step = 0
+        self._turn = 0  # the steps' clock for decodes: they read _kv_base + decodes*turn tokens, and finish at known turns
         self.waiting: deque[LiveRequest] = deque()
         self.running: dict[LiveRequest, None] = {}
         self.prefills: list[LiveRequest] = []
         self.decodes = 0
-        self._kv_base = 0  # sum over decodes of (computed - since): they read _kv_base + decodes*step tokens
-        self._phases = [0] * self.block_tokens  # how many decodes need a block at steps with step % block_tokens == index
+        self._kv_base = 0  # sum over decodes of (computed - since)
+        self._phases = [0] * self.block_tokens  # how many decodes need a block at turns with turn % block_tokens == index
         self._finishes: list[tuple[int, int, LiveRequest]] = []
         self._live_outputs: dict[Hashable, list[LiveRequest]] = {}
         self._eager = 0
@@ -256,13 +142,13 @@ class VllmScheduler:
 
     def _run_decodes(self, plan: Plan, budget: int) -> int:
         """Every running request decodes one token; -1 when the blocks do not suffice."""
-        growth = self._phases[self.step % self.block_tokens]
+        growth = self._phases[self._turn % self.block_tokens]
         if growth > self.pool.free:
             return -1
         if growth:
             self.pool.take(growth)
         plan.decodes = self.decodes
-        plan.kv_tokens = self._kv_base + self.decodes * self.step
+        plan.kv_tokens = self._kv_base + self.decodes * self._turn
         return budget - self.decodes
 
     def _run_decodes_and_chunk(self, plan: Plan, budget: int, live: LiveRequest, capped: bool) -> int:
@@ -270,7 +156,7 @@ class VllmScheduler:
         if capped and count > self.threshold:
             count = self.threshold
         count = min(count, budget - self.decodes)
-        need = self._phases[self.step % self.block_tokens] + -(-(live.computed + count) // self.block_tokens) - live.holding.blocks
+        need = self._phases[self._turn % self.block_tokens] + -(-(live.computed + count) // self.block_tokens) - live.holding.blocks
         if not count or need > self.pool.free:
             return -1
         budget = self._run_decodes(plan, budget)
@@ -279,7 +165,7 @@ class VllmScheduler:
 
     def _run_one_by_one(self, plan: Plan, budget: int, capped: bool) -> int:
         """The running loop as the engine has it: in order, preempting when a block is missing."""
-        pool, step, block_tokens = self.pool, self.step, self.block_tokens
+        pool, turn, block_tokens = self.pool, self._turn, self.block_tokens
         order = list(self.running)
         for live in order:
             live.scheduled = 0
@@ -329,7 +215,7 @@ class VllmScheduler:
                 self._stall(live)
             elif live.state == DECODE:
                 plan.decodes += 1
-                plan.kv_tokens += live.computed + step - live.since
+                plan.kv_tokens += live.computed + turn - live.since
         return budget
 
     def _admit(self, plan: Plan, budget: int, capped: bool) -> int:
@@ -393,11 +279,10 @@ class VllmScheduler:
 
     def _horizon(self, plan: Plan) -> int:
         """Steps, this one included, until a request finishes, a prompt is done, or the blocks run out."""
-        step = self.step
         finishes = self._finishes
         while finishes and (finishes[0][2].state != DECODE or finishes[0][2].due != finishes[0][0]):
             heapq.heappop(finishes)  # preempted, aborted or stalled since
-        steps = finishes[0][0] - step + 1 if finishes else 0
+        steps = finishes[0][0] - self._turn + 1 if finishes else 0
         chunk = 0
         if plan.chunks:
             live = plan.chunks[0]
@@ -425,7 +310,7 @@ class VllmScheduler:
 
     def _growth(self, plan: Plan, steps: int) -> int:
         """Blocks that steps 2..``steps`` of the plan take."""
-        first, block_tokens = self.step + 1, self.block_tokens
+        first, block_tokens = self._turn + 1, self.block_tokens
         cycles, extra = divmod(steps - 1, block_tokens)
         growth = cycles * plan.decodes
         for i in range(first, first + extra):
@@ -447,6 +332,7 @@ class VllmScheduler:
                 pool.take(growth)
         last = self.step + steps - 1
         self.step = last + 1
+        self._turn = turn = self._turn + steps
         self._plan = None
         first_tokens: list[LiveRequest] = []
         finished: list[LiveRequest] = []
@@ -465,7 +351,7 @@ class VllmScheduler:
                     first_tokens.append(live)
                 rest = live.output_tokens - live.sampled
                 if rest > 0:
-                    self._start_decoding(live, last + 1, last + rest)
+                    self._start_decoding(live, turn, turn + rest - 1)
                 else:
                     live.state = DONE
                     finished.append(live)
@@ -475,7 +361,7 @@ class VllmScheduler:
                     pool.insert(live.holding, self._computed(live) // block_tokens)
         leaving = [] if self.linger_steps else finished
         finishes = self._finishes
-        while finishes and finishes[0][0] <= last:
+        while finishes and finishes[0][0] < turn:
             due, _, live = heapq.heappop(finishes)
             if live.due == due and live.state == DECODE:
                 (leaving if live.lingers else finished).append(live)
@@ -484,7 +370,7 @@ class VllmScheduler:
         for live in finished:
             live.finish_step = last
             if self.linger_steps:
-                self._linger(live, last + 1)
+                self._linger(live, turn)
         if leaving is not finished and len(leaving) > 1:
             leaving.sort(key=_by_order)
         for live in leaving:
@@ -499,10 +385,33 @@ class VllmScheduler:
             return self._computed(live) - live.prompt_tokens + 1
         return live.output_tokens if live.lingers or live.state == GONE else live.sampled
 
+    @property
+    def held_blocks(self) -> int:
+        return self.pool.blocks - self.pool.free
+
+    def peek(self, live: LiveRequest, namespace: Hashable) -> int:
+        """Hit tokens of a request that would be admitted now; output that is still being generated is not counted."""
+        pool = self.pool
+        if not pool.caching:
+            return 0
+        return (
+            pool.match(pool.root(namespace), live.content, (live.prompt_tokens - 1) // self.block_tokens).blocks * self.block_tokens
+        )
+
+    def set_time(self, now: int) -> None:
+        self.pool.now = now
+
+    def expire(self) -> None:
+        if self.pool.ttl is not None:
+            self.pool.expire(self.pool.now)
+
+    def shortage(self) -> str:
+        return f"{self.pool.free} of {self.pool.blocks} blocks are free"
+
     # -- inside ------------------------------------------------------------------------------------------------------------
 
     def _computed(self, live: LiveRequest) -> int:
-        return live.computed + self.step - live.since if live.state == DECODE else live.computed
+        return live.computed + self._turn - live.since if live.state == DECODE else live.computed
 
     def _start_decoding(self, live: LiveRequest, since: int, due: int) -> None:
         live.state = DECODE
@@ -514,7 +423,7 @@ class VllmScheduler:
         heapq.heappush(self._finishes, (due, live.order, live))
 
     def _linger(self, live: LiveRequest, due: int) -> None:
-        """Let a request that has finished decode in vain until the step ``due``."""
+        """Let a request that has finished decode in vain until the turn ``due``."""
         live.lingers = True
         if live.state == DONE:
             self._start_decoding(live, due, due)
