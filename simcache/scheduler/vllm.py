@@ -20,7 +20,7 @@ from collections import deque
 from collections.abc import Hashable
 from typing import Literal
 
-from ..cache.block_pool import BlockPool, Holding
+from ..cache.block_pool import BlockPool, Holding, Match
 from . import DECODE, DONE, GONE, PREFILL, WAITING, LiveRequest, Plan
 
 Policy = Literal["fcfs", "priority"]
@@ -223,10 +223,7 @@ class VllmScheduler:
         while waiting and budget > 0 and len(running) < self.max_num_seqs:
             live = waiting[0]
             target = live.target
-            content = live.content
-            if self._live_outputs and not self._live_outputs.keys().isdisjoint(content.keys):
-                self._meet(live)
-            match = pool.match(live.root, content, (target - 1) // block_tokens if pool.caching else 0)
+            match = self._match(live, target)
             need = -(-target // block_tokens) - match.blocks + match.evictable_blocks
             if running:
                 need += self.watermark_blocks
@@ -239,28 +236,37 @@ class VllmScheduler:
             if count > budget:
                 count = budget
             waiting.popleft()
-            live.holding = holding = Holding(content, live.root, live.row)
-            pool.hold(holding, match, user=live.user)
-            live.computed = hit_tokens
-            live.state = PREFILL
-            live.order = self._admissions
-            self._admissions += 1
-            running[live] = None
-            sharers = self._live_outputs.setdefault(live.output_key, [])
-            if sharers or any(live.output_key in other.content.keys for other in self.prefills):
-                live.eager = True
-                self._eager += 1
-            sharers.append(live)
-            self.prefills.append(live)
-            if live.hit_tokens is None:
-                live.hit_tokens = hit_tokens
-                live.first_scheduled_step = self.step
-            else:
-                live.resume_hit_tokens.append(hit_tokens)
-            plan.admitted.append(live)
+            self._seat(plan, live, match)
             self._chunk(plan, live, count)
             budget -= count
         return budget
+
+    def _match(self, live: LiveRequest, target: int) -> Match:
+        if self._live_outputs and not self._live_outputs.keys().isdisjoint(live.content.keys):
+            self._meet(live)
+        return self.pool.match(live.root, live.content, (target - 1) // self.block_tokens if self.pool.caching else 0)
+
+    def _seat(self, plan: Plan, live: LiveRequest, match: Match) -> None:
+        """Admit ``live`` with what it hits."""
+        live.holding = holding = Holding(live.content, live.root, live.row)
+        self.pool.hold(holding, match, user=live.user)
+        live.computed = hit_tokens = match.blocks * self.block_tokens
+        live.state = PREFILL
+        live.order = self._admissions
+        self._admissions += 1
+        self.running[live] = None
+        sharers = self._live_outputs.setdefault(live.output_key, [])
+        if sharers or any(live.output_key in other.content.keys for other in self.prefills):
+            live.eager = True
+            self._eager += 1
+        sharers.append(live)
+        self.prefills.append(live)
+        if live.hit_tokens is None:
+            live.hit_tokens = hit_tokens
+            live.first_scheduled_step = self.step
+        else:
+            live.resume_hit_tokens.append(hit_tokens)
+        plan.admitted.append(live)
 
     def _chunk(self, plan: Plan, live: LiveRequest, count: int) -> None:
         """Schedule ``count`` prompt tokens of ``live`` in this step."""
@@ -362,8 +368,8 @@ class VllmScheduler:
         leaving = [] if self.linger_steps else finished
         finishes = self._finishes
         while finishes and finishes[0][0] < turn:
-            due, _, live = heapq.heappop(finishes)
-            if live.due == due and live.state == DECODE:
+            due, order, live = heapq.heappop(finishes)
+            if live.due == due and live.order == order and live.state == DECODE:  # else preempted, aborted or stalled since
                 (leaving if live.lingers else finished).append(live)
         if len(finished) > 1:
             finished.sort(key=_by_order)
