@@ -6,10 +6,12 @@ import itertools
 import json
 
 import pytest
+from click.testing import CliRunner
 
+from simcache.cli.run import command
 from simcache.engine.journal import Journal, explain, timeline
 from simcache.engine.run import simulate
-from simcache.errors import InputError
+from simcache.errors import InputError, UnknownNameError
 from simcache.faults import Crash
 from simcache.latency import Coefficients, ServerProfile
 from simcache.prompt import Request, Segment
@@ -80,3 +82,18 @@ def test_a_journal_changes_nothing_and_equal_runs_write_equal_journals():
     one, other = Journal(), Journal()
     assert simulate(scenario, journal=one).records == simulate(scenario).records == simulate(scenario, journal=other).records
     assert (one.stretches, one.moments) == (other.stretches, other.moments)
+
+
+def test_run_explains_a_request_and_writes_the_timeline(tmp_path):
+    path = tmp_path / "timeline.json"
+    arguments = ["demo", "--set", "workload.users=6", "--seeds", "1", "--json", "--explain", "0", "--timeline", str(path)]
+    answer = json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)
+    assert answer["explained"]["scenario"].startswith("one GPU")
+    assert any("first token" in line for line in answer["explained"]["lines"])
+    assert json.loads(path.read_text())["traceEvents"]
+    with pytest.raises(InputError, match="must be the number of a record"):
+        CliRunner().invoke(command, [*arguments[:6], "--explain", "999999"], catch_exceptions=False)
+    with pytest.raises(UnknownNameError, match="variant"):
+        CliRunner().invoke(command, [*arguments, "--variant", "one CPU"], catch_exceptions=False)
+    with pytest.raises(InputError, match="timeline"):
+        CliRunner().invoke(command, [*arguments[:6], "--timeline", str(tmp_path)], catch_exceptions=False)

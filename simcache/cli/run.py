@@ -5,12 +5,14 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 import click
 
 if TYPE_CHECKING:
+    from ..engine.journal import Journal
     from ..result import Result
+    from ..scenario import Scenario
     from ..scenario_file import ScenarioFile
 
 DEMO: Final = "demo"
@@ -32,6 +34,13 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.option("--block-tokens", type=int, help="Tokens per cache block.  [default: 16]")
 @click.option("--spread-ticks", type=bool, help="Spread requests within a coarse clock's tick: 1 or 0.  [default: 1]")
 @click.option("--no-prefix-caching", is_flag=True, default=None, help="Serve without a prefix cache.")
+@click.option(
+    "--explain", type=click.IntRange(min=0), metavar="REQUEST", help="Tell the life of one request, by its record's number."
+)
+@click.option(
+    "--timeline", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the steps in the Chrome trace format."
+)
+@click.option("--variant", metavar="NAME", help="Which variant --explain and --timeline tell.  [default: the first on replicas]")
 def command(
     scenario: str | None,
     seed: int,
@@ -40,6 +49,9 @@ def command(
     as_json: bool,
     overrides: tuple[str, ...],
     trace: str | None,
+    explain: int | None,
+    timeline: Path | None,
+    variant: str | None,
     **trace_options: Any,
 ) -> None:
     """Simulate a scenario and say what users wait and what it costs.
@@ -60,7 +72,7 @@ def command(
         raise click.UsageError("Give a scenario or --trace, not both.")
     else:
         asked = _of_trace(trace, given, overrides)
-    _run(asked, range(seed, seed + asked.seeds), out, as_json)
+    _run(asked, range(seed, seed + asked.seeds), out, as_json, _Told(explain, timeline, variant))
 
 
 def _flag(name: str) -> str:
@@ -82,37 +94,60 @@ def _of_trace(trace: str, options: Mapping[str, Any], overrides: Sequence[str]) 
     return parse_scenarios(to_toml(scenario), overrides)
 
 
-def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool) -> None:
+class _Told(NamedTuple):
+    """What ``--explain``, ``--timeline`` and ``--variant`` ask for."""
+
+    row: int | None
+    timeline: Path | None
+    variant: str | None
+
+
+def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told) -> None:
     from ..compare import answer
     from ..result import document, json_text, summarise
     from .files import named_for_files, output_folder
+    from .story import print_story, story_document, tell, told_scenario
     from .table import print_answer, print_notes, print_table
 
+    telling = told_scenario(asked.scenarios, told.variant) if told.row is not None or told.timeline is not None else None
     folder = out if out is not None or as_json else DEFAULT_FOLDER / named_for_files(asked.name)
     with output_folder(folder) as stage:
-        results = _simulated(asked, seeds)
+        results, journal = _simulated(asked, seeds, telling)
+        lines: list[str] = []
+        if telling is not None:
+            lines = tell(results[telling.name][0], journal, told.row, told.timeline)
         entries = [summarise(runs) for runs in results.values()]
         if stage is not None:
             _write(stage, results, entries)
     if as_json:
-        click.echo(json_text(document(entries)), nl=False)
+        whole = document(entries)
+        if telling is not None and told.row is not None:
+            whole["explained"] = story_document(results[telling.name][0], told.row, lines)
+        click.echo(json_text(whole), nl=False)
         for note in asked.notes:
             click.echo(f"note: {note}", err=True)
         return
     print_table(entries)
     print_answer(answer(results))
     print_notes(asked.notes, entries)
+    if telling is not None:
+        print_story(results[telling.name][0], told.row, lines, told.timeline)
     assert folder is not None
     click.echo(f"figure:  {folder / 'ttft.png'}")
     click.echo(f"records: {folder}{os.sep}")
 
 
-def _simulated(asked: ScenarioFile, seeds: range) -> dict[str, list[Result]]:
-    """Every scenario under every seed, one after the other: a run is too short for a second process to pay."""
+def _simulated(asked: ScenarioFile, seeds: range, telling: Scenario | None) -> tuple[dict[str, list[Result]], Journal]:
+    """Every scenario under every seed, one after the other: a run is too short for a second process to pay.
+
+    And the journal of the first seed of ``telling``.
+    """
+    from ..engine.journal import Journal
     from ..engine.run import simulate
     from .progress import progress_bar
 
     results: dict[str, list[Result]] = {scenario.name: [] for scenario in asked.scenarios}
+    journal = Journal()
     finished = 0
     with progress_bar(len(asked.scenarios) * len(seeds)) as advance:
         for scenario in asked.scenarios:
@@ -123,9 +158,10 @@ def _simulated(asked: ScenarioFile, seeds: range) -> dict[str, list[Result]]:
                     advance(what, finished, share)
 
                 report(0.0)
-                results[scenario.name].append(simulate(scenario, seed=seed, progress=report))
+                kept = journal if scenario is telling and seed == seeds[0] else None
+                results[scenario.name].append(simulate(scenario, seed=seed, progress=report, journal=kept))
                 finished += 1
-    return results
+    return results, journal
 
 
 def _write(stage: Path, results: Mapping[str, Sequence[Result]], entries: Sequence[Mapping[str, Any]]) -> None:

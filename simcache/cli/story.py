@@ -1,0 +1,62 @@
+"""What happened inside one run, for ``run --explain`` and ``run --timeline``."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from ..engine.journal import Journal, explain, timeline
+from ..errors import InputError, UnknownNameError
+from ..scenario import HostedApi, Scenario
+
+if TYPE_CHECKING:
+    from ..result import Result
+
+
+def told_scenario(scenarios: Sequence[Scenario], variant: str | None) -> Scenario:
+    """The variant that is told about: the one named, else the first that runs on replicas (a hosted API has no steps to tell)."""
+    if variant is not None:
+        chosen = next((scenario for scenario in scenarios if scenario.name == variant), None)
+        if chosen is None:
+            raise UnknownNameError("variant", variant, (scenario.name for scenario in scenarios))
+        return chosen
+    return next((scenario for scenario in scenarios if not isinstance(scenario.backend, HostedApi)), scenarios[0])
+
+
+def tell(result: Result, journal: Journal, row: int | None, timeline_path: Path | None) -> list[str]:
+    """The explained request's life, line by line, after writing the timeline where one was asked for."""
+    if timeline_path is not None:
+        _write_whole(timeline_path, json.dumps(timeline(result.records, journal)))
+    return [] if row is None else explain(result.records, journal, row)
+
+
+def print_story(result: Result, row: int | None, lines: Sequence[str], timeline_path: Path | None) -> None:
+    """Lines for people, under the table."""
+    if row is not None:
+        click.echo(f"request {row} of {result.scenario.name!r}, seed {result.seed}:")
+        for line in lines:
+            click.echo(line)
+    if timeline_path is not None:
+        click.echo(f"timeline: {timeline_path}")
+
+
+def story_document(result: Result, row: int | None, lines: Sequence[str]) -> Mapping[str, object]:
+    """What ``--json`` adds under ``explained``."""
+    return {"scenario": result.scenario.name, "seed": result.seed, "request": row, "lines": list(lines)}
+
+
+def _write_whole(path: Path, text: str) -> None:
+    half_done = path.with_name(f".{os.getpid()}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        half_done.write_text(text, encoding="utf-8")
+        os.replace(half_done, path)
+    except OSError as error:
+        raise InputError("timeline", str(path), f"cannot be written: {error.strerror or error}") from None
+    finally:
+        half_done.unlink(missing_ok=True)
