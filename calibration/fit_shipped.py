@@ -1,7 +1,7 @@
 """Fit every shipped latency profile from public measurements and write it to simcache/data/profiles.
 
 Reads the folder that SIMCACHE_DATA names (default ../shared/data beside the repository): gpu/prefill_points_a100.csv.gz,
-gpu/decode_points_a100.csv.gz, gpu/kernel_sum_prefill.csv and api/latency_points.csv. Needs no torch.
+gpu/decode_points_a100.csv.gz, gpu/kernel_sum_prefill.csv, gpu_runs/*_kernels and api/latency_points.csv. Needs no torch.
 
     SIMCACHE_DATA=../shared/data python calibration/fit_shipped.py [--out FOLDER]
 """
@@ -21,6 +21,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from simcache.kernel_fit import fit_kernels, read_kernels
 from simcache.latency import (
     Coefficients,
     Covariance,
@@ -31,6 +32,7 @@ from simcache.latency import (
     ServerProfile,
     save_profile,
 )
+from simcache.shapes import gpu_peaks, load_shape, usable_kv_tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python calibration/fit_shipped.py"
@@ -183,6 +185,36 @@ def kernel_sum_h100(folder: Path, a100: Coefficients) -> tuple[ServerProfile, La
     return replace(profile, fit=replace(fit.record(COMMAND), mape_below_min_new=below)), fit
 
 
+def kernel_sum_vllm(folder: Path, name: str, gpu: str, label: str, kv_tokens: int | None) -> tuple[ServerProfile, str]:
+    """Llama-3.1-8B from profiled kernels of one GPU: the closed form; ``simcache fit --kernels`` gives the table."""
+    place = folder / "gpu_runs" / f"{label}_llama-3.1-8b_kernels"
+    fitted, report = fit_kernels(read_kernels(place, layers=32), "context", name)
+    shape, peaks = load_shape("llama-3.1-8b"), gpu_peaks()[gpu]
+    derived = usable_kv_tokens(shape, peaks.memory_bytes)
+    assert fitted.fit is not None
+    source = (
+        "as a recorded run of vLLM 0.19 reports it" if kv_tokens else "(0.9 * memory - 3 GB reserve - weights) / bytes per token"
+    )
+    profile = replace(
+        fitted,
+        source="casys-kaist/LLMServingSim @5daddb21 profiler/perf (MIT), kernels of vLLM 0.19 summed over 32 layers",
+        date=FITTED,
+        notes=(
+            *fitted.notes,
+            "Work outside the engine (HTTP, tokenising, about 20 ms a request) is in no coefficient.",
+        ),
+        coefficients=six_digits(fitted.coefficients),
+        fit=replace(fitted.fit, command=COMMAND),
+        model="llama-3.1-8b",
+        gpu=gpu,
+        kv_bytes_per_token=shape.kv_bytes_per_token,
+        kv_tokens=kv_tokens or derived,
+        kv_tokens_source=source,
+    )
+    errors = ", ".join(f"{kind} {report[f'{kind}_mape']:.1%}" for kind in ("prefill", "decode", "mixed"))
+    return profile, f"mean relative error: {errors}"
+
+
 def six_digits(coefficients: Coefficients) -> Coefficients:
     """The same to six significant digits: more would only look precise."""
     values = asdict(coefficients)
@@ -299,6 +331,8 @@ def fit_all(folder: Path) -> list[tuple[ServerProfile | HostedProfile, str]]:
     ]
     servers = [*a100, kernel_sum_h100(folder, a100[0][0].coefficients)]
     shipped: list[tuple[ServerProfile | HostedProfile, str]] = [(p, fit.summary()) for p, fit in servers]
+    shipped.append(kernel_sum_vllm(folder, "llama-3.1-8b/rtx-4090/tp1", "rtx-4090", "rtx4090", 41_408))
+    shipped.append(kernel_sum_vllm(folder, "llama-3.1-8b/rtx-pro-6000/tp1", "rtx-pro-6000", "rtxpro6000", None))
     for hosted in (openai_figure(folder), speculative_recipe(folder)):
         shipped.append(
             (

@@ -16,7 +16,7 @@ import click
 
 from ..errors import SimcacheError
 
-VERBS: Final = ("convert", "fit", "replay", "run", "steps", "validate")
+VERBS: Final = ("convert", "fit", "predict", "profiles", "replay", "run", "steps", "validate")
 """Every verb is a file of this folder whose click command is called ``command``."""
 STATUS_BAD_INPUT: Final = 2
 STATUS_INTERRUPTED: Final = 130  # 128 + SIGINT

@@ -239,9 +239,10 @@ def _fit_kernels(folder: Path, layers: int, form: str, name: str, host_s: float 
 
     tables = read_kernels(folder, layers)
     profile, report = fit_kernels(tables, form, name)
-    profile = replace(profile, coefficients=replace(profile.coefficients, host_s=host_s or 0.0), source=folder.name)
+    if host_s is not None:
+        profile = replace(profile, coefficients=replace(profile.coefficients, host_s=host_s))
     assert profile.fit is not None
-    profile = replace(profile, fit=replace(profile.fit, command=_command_line()))
+    profile = replace(profile, fit=replace(profile.fit, command=_command_line()), source=folder.name)
     document: dict[str, Any] = {
         "schema_version": 1,
         "form": form,
