@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -90,8 +91,10 @@ class Oracle(WarmingPolicy):
     """Know the future: the shortest waits that warming can give, at the least cost for them. A bound, not a policy to deploy.
 
     It warms what will be sent and nothing else: a first question from open, a later one from the end of the answer before it,
-    ``most_ahead_s`` before submit at most. Over a longer pause it keeps the entry alive with pings where their reads cost less
-    than one write. ``ttl_s`` is the lifetime (None: until evicted), ``write`` and ``read`` prices over the uncached input price.
+    ``most_ahead_s`` before submit at most; but nothing that saves less than ``least_gain_s`` of waiting, be it because the prefix
+    is there already or because the warm-up would come too late. Over a longer pause it keeps the entry alive with pings where
+    their reads cost less than one write. ``ttl_s`` is the lifetime (None: until evicted), ``write`` and ``read`` prices over the
+    uncached input price. It estimates as on an idle backend: under load it is a good policy, no strict bound.
 
     >>> from .workload.typist import evenly
     >>> moment = Moment(user="u", session="s", prefix_tokens=8_000, warm_s=lambda: 2.0, typing=evenly(30.0, 22, share=0.5))
@@ -101,12 +104,14 @@ class Oracle(WarmingPolicy):
 
     ttl_s: float | None = 300.0
     most_ahead_s: float = 240.0
+    least_gain_s: float = 0.01
     write: float = 1.25
     read: float = 0.1
 
     def __post_init__(self) -> None:
         super().__post_init__()
         require_number("most_ahead_s", self.most_ahead_s, above=0)
+        require_number("least_gain_s", self.least_gain_s, at_least=0)
         if self.ttl_s is not None:
             require_number("ttl_s", self.ttl_s, above=0)
             require_number("most_ahead_s", self.most_ahead_s, at_most=self.ttl_s)
@@ -145,7 +150,7 @@ class _Seer(Warmer):
     def on_open(self, moment: Moment) -> Sequence[WarmUp]:
         assert moment.typing is not None
         submit_s = moment.typing.submit_at_s
-        if submit_s is None or moment.session in self._planned:
+        if submit_s is None or moment.session in self._planned or self._gain_s(moment, submit_s) < self.policy.least_gain_s:
             return ()
         return [WarmUp(self.policy.schedule_s(submit_s, None)[-1])]
 
@@ -155,6 +160,8 @@ class _Seer(Warmer):
         if submit_s is None:
             return ()
         self._planned.add(moment.session)
+        if self._gain_s(moment, submit_s) < self.policy.least_gain_s:
+            return ()
         *pings, last_s = self.policy.schedule_s(submit_s, moment.since_sent_s)
         return [*(WarmUp(ping_s, supersedes=False, kind="keepalive") for ping_s in pings), WarmUp(last_s)]
 
@@ -162,6 +169,17 @@ class _Seer(Warmer):
         assert moment.typing is not None
         if moment.typing.submit_at_s is not None:
             self._planned.discard(moment.session)
+
+    def _gain_s(self, moment: Moment, submit_s: float) -> float:
+        """Seconds of waiting that a warm-up saves a question ``submit_s`` from now, by the backend's own estimates."""
+        if moment.warm_after_s is None or moment.hit_tokens is None:
+            return math.inf
+        ttl_s, since_s = self.policy.ttl_s, moment.since_sent_s or 0.0
+        cached = moment.hit_tokens()
+        survives = ttl_s is None or since_s + submit_s < ttl_s
+        without_s = moment.warm_after_s(cached if survives else 0)
+        late_s = max(0.0, moment.warm_after_s(cached) - submit_s)
+        return without_s - late_s - moment.warm_after_s(moment.prefix_tokens)
 
 
 def _submit_s(future: Sequence[Coming]) -> float | None:

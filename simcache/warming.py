@@ -43,7 +43,8 @@ class Moment:
 
     ``prefix_tokens`` stand before the (next) question. ``since_sent_s``: seconds since the session's last request over that
     prefix was sent, from which providers count lifetimes; None: there was none. ``warm_s()`` estimates what computing the whole
-    prefix takes on an idle backend. ``future`` is for oracles only: the turns that follow, until one is sent.
+    prefix takes on an idle backend, ``warm_after_s(tokens)`` with so many tokens of it cached, of which ``hit_tokens()`` are now.
+    ``future`` is for oracles only: the turns that follow, until one is sent.
 
     >>> Moment(user="u", session="s", prefix_tokens=8_000, warm_s=lambda: 2.0).since_sent_s
     """
@@ -55,6 +56,8 @@ class Moment:
     now_s: float = 0.0
     typing: Typing | None = None
     since_sent_s: float | None = None
+    warm_after_s: Callable[[int], float] | None = None
+    hit_tokens: Callable[[], int] | None = None
     future: tuple[Coming, ...] = ()
 
 

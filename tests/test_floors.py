@@ -20,9 +20,21 @@ FLOORS: Final = (
     ("9 words to objects, and print", ("cli/",)),
     ("8 draw", ("report/",)),
     ("7 predicted against measured", ("validation",)),
-    ("6 scenarios x seeds", ("compare",)),
+    (
+        "6 scenarios x seeds",
+        (
+            "compare",
+            "headroom",
+        ),
+    ),
     ("5 the clock", ("engine/",)),
-    ("4c records of a run and what was asked of them", ("result",)),
+    (
+        "4c records of a run and what was asked of them",
+        (
+            "result",
+            "warm_ledger",
+        ),
+    ),
     ("4b files of scenarios", ("scenario_kinds", "scenario_file")),
     ("4a the frozen question", ("scenario",)),
     (

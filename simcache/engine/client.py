@@ -16,7 +16,7 @@ from ..scenario import HostedApi, Scenario
 from ..warming import Ask, Coming, Moment, Warmer, WarmUp
 from ..workload.sessions import Person, Turn
 from .backend import Backend, Ticket
-from .clock import instant, nanoseconds, seconds
+from .clock import TICKS_PER_NS, instant, nanoseconds, seconds
 from .waiting import Question, Tally, WarmUpOnItsWay, World
 
 Steps = Generator[simpy.Event, None, None]
@@ -132,6 +132,8 @@ class _Visit:
             session=turn.session,
             prefix_tokens=prompt_tokens(self.prefix),
             warm_s=lambda: self.backend.estimate_ttft_s(request, 0),
+            warm_after_s=lambda tokens: self.backend.estimate_ttft_s(request, tokens),
+            hit_tokens=lambda: self.backend.expected_hit_tokens(request),
             now_s=now_s,
             **more,
         )
@@ -140,7 +142,10 @@ class _Visit:
         for warm_up in warm_ups:
             name = f"{type(self.world.scenario.warming).__name__}.warm_ups at_s"
             require_number(name, warm_up.at_s, at_least=0)
-            self.agenda.append(_Planned(since + instant(warm_up.at_s), warm_up, turn, of_turn))
+            at = since + instant(warm_up.at_s)
+            if not of_turn:  # an answer ends between two nanoseconds; what is due so long after a request is due on one
+                at = nanoseconds(at) * TICKS_PER_NS
+            self.agenda.append(_Planned(at, warm_up, turn, of_turn))
         self.agenda.sort(key=lambda planned: planned.at)
 
     def _plan_ahead(self, number: int, ticket: Ticket | None) -> None:

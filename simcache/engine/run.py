@@ -240,7 +240,7 @@ def _lifetime_s(scenario: Scenario, backend: Backend) -> float | None:
     """How long an unused cache entry lives; None: until it is evicted."""
     if isinstance(scenario.backend, HostedApi):
         assert isinstance(backend, hosted.HostedBackend)
-        return backend.rules.lifetime_of(scenario.backend.cache_ttl or next(iter(backend.rules.lifetime_s)))
+        return backend.rules.lifetime_of(scenario.backend.cache_ttl or backend.rules.default_ttl)
     return scenario.backend.ttl_s
 
 
