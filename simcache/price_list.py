@@ -12,31 +12,17 @@ TOKENS_PER_MTOK: Final = 1_000_000
 
 
 def api_tariff(provider: str, model: str, at: date | datetime | None = None, *, bills_cancelled: bool = True) -> Tariff:
-    """The list prices of ``model`` at ``provider`` on ``at`` (None: today), from the bundled data of genai-prices.
+    """The list prices of ``model`` at ``provider`` on ``at`` (None: today).
 
-    A date stands for its noon, UTC, so that all runs of a day agree. Offline: nothing is fetched. Errors: unknown provider or
-    model (near names in the error).
+    A date stands for its noon, UTC, so that all runs of a day agree. Errors: unknown provider or model (near names in the error).
 
     >>> gpt = api_tariff("openai", "gpt-4o"); gpt.cache_read_usd_per_token / gpt.input_usd_per_token
     0.5
     """
     from importlib.metadata import version
 
-    # Imported here: the price data takes 0.25 s to load, a run on own GPUs never needs it.
-    from genai_prices.data_snapshot import get_snapshot
-
     when = price_instant(at)
-    snapshot = get_snapshot()
-    try:
-        found = snapshot.find_provider(None, provider, None)
-    except LookupError:
-        raise UnknownNameError("provider", provider, [p.id for p in snapshot.providers]) from None
-    entry = next((each for each in found.models if each.id == model), None)
-    if entry is None:
-        try:
-            _, entry = snapshot.find_provider_model(model, found, None, None)
-        except LookupError:
-            raise UnknownNameError("model", model, [each.id for each in found.models]) from None
+    found, entry = _entry(provider, model)
     prices = entry.get_prices(when)
     starts = sorted({tier.start for key in _LIBRARY_KEYS.values() for tier in getattr(getattr(prices, key), "tiers", ())})
     return Tariff(
@@ -48,6 +34,34 @@ def api_tariff(provider: str, model: str, at: date | datetime | None = None, *, 
         bills_cancelled=bills_cancelled,
         **_per_token(prices, None),
     )
+
+
+def priced_by_hour(provider: str, model: str) -> bool:
+    """Whether the list has prices for this model that depend on the time of day. Errors: as :func:`api_tariff`.
+
+    >>> priced_by_hour("deepseek", "deepseek-v4-pro"), priced_by_hour("openai", "gpt-4o")
+    (True, False)
+    """
+    prices = _entry(provider, model)[1].prices
+    return isinstance(prices, list) and any(hasattr(each.constraint, "start_time") for each in prices)
+
+
+def _entry(provider: str, model: str) -> tuple[Any, Any]:
+    # Imported here: the price data takes 0.25 s to load, a run on own GPUs never needs it.
+    from genai_prices.data_snapshot import get_snapshot
+
+    snapshot = get_snapshot()
+    try:
+        found = snapshot.find_provider(None, provider, None)
+    except LookupError:
+        raise UnknownNameError("provider", provider, [each.id for each in snapshot.providers]) from None
+    entry = next((each for each in found.models if each.id == model), None)
+    if entry is None:
+        try:
+            _, entry = snapshot.find_provider_model(model, found, None, None)
+        except LookupError:
+            raise UnknownNameError("model", model, [each.id for each in found.models]) from None
+    return found, entry
 
 
 _LIBRARY_KEYS: Final = {

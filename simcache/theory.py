@@ -130,6 +130,59 @@ def keep_alive_threshold(*, write: float, read: float) -> float:
     return read / (write - read)
 
 
+def traffic_until_caching_pays(ttl_s: float, *, write: float, read: float) -> float | None:
+    """Requests per second over one prefix from which caching every one of them is cheaper than caching none; None: never.
+
+    Poisson arrivals, sliding lifetime: a request reads with probability p = 1 - exp(-rate*ttl) and else writes, so it costs
+    ``p*r + (1 - p)*w``, which is below 1 from ``p = (w - 1)/(w - r)`` on.
+
+    >>> round(3600 * traffic_until_caching_pays(300, write=1.25, read=0.1), 2)
+    2.94
+    """
+    _require_prices(write, read)
+    require_number("ttl_s", ttl_s, above=0)
+    if read >= 1:
+        return None
+    return 0.0 if write <= 1 else -math.log1p(-(write - 1) / (write - read)) / ttl_s
+
+
+def traffic_for_hits(hit_probability: float, ttl_s: float) -> float:
+    """Requests per second that keep a sliding lifetime warm with ``hit_probability``: the inverse of :func:`ttl_hit_probability`.
+
+    >>> round(3600 * traffic_for_hits(0.95, 300), 1)
+    35.9
+    """
+    require_number("ttl_s", ttl_s, above=0)
+    require(0 <= hit_probability < 1, "hit_probability", hit_probability, "must be at least 0 and below 1")
+    return -math.log1p(-hit_probability) / ttl_s
+
+
+def sent_until_warming_pays(*, write: float, read: float) -> float | None:
+    """How many questions a warm-up must serve on average to cost less than never caching; None: it never does.
+
+    A warm-up writes for w, each of the n questions that follow it (P(send) times the questions of a visit) reads for r instead of
+    paying 1: ``w + n*r < n`` from ``n = w/(1 - r)`` on. A visit of one question therefore never pays a write fee in dollars.
+
+    >>> round(sent_until_warming_pays(write=1.25, read=0.1), 3)
+    1.389
+    """
+    _require_prices(write, read)
+    return None if read >= 1 else write / (1 - read)
+
+
+def reads_per_h_until_storage_pays(*, storage: float, read: float) -> float | None:
+    """Reads per hour from which stored tokens that are billed by the hour cost less than computing them anew; None: never.
+
+    ``storage`` is the price of one token-hour over the input price: an hour costs ``storage``, each read saves ``1 - r``.
+
+    >>> reads_per_h_until_storage_pays(storage=4.5 / 1.25, read=0.1)
+    4.0
+    """
+    require_number("storage", storage, at_least=0)
+    require_number("read", read, at_least=0)
+    return None if read >= 1 else storage / (1 - read)
+
+
 def _require_prices(write: float, read: float) -> None:
     require_number("write", write, at_least=0)
     require_number("read", read, at_least=0)

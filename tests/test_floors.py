@@ -37,6 +37,7 @@ FLOORS: Final = (
     ),
     ("4b files of scenarios", ("scenario_kinds", "scenario_file")),
     ("4a the frozen question", ("scenario",)),
+    ("3e what real requests cost, and when warming pays", ("usage_bill", "break_even")),
     (
         "3d policies that see people and caches; what breaks",
         ("warming", "foresight", "keep_alive", "warming_limits", "routing", "faults"),
@@ -53,7 +54,7 @@ FLOORS: Final = (
     ),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
-        ("price_list", "pricing", "metrics", "stats", "queueing", "theory", "steady", "stopping", "units", "pml", "pml_xml"),
+        ("logs", "usage_blocks", "price_list", "pricing", "metrics", "stats", "queueing", "theory", "steady", "stopping", "units", "pml", "pml_xml"),
     ),
     ("1 what happened and what can go wrong", ("records", "prompt", "streams", "errors")),
 )

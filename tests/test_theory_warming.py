@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import json
+import time
+
 import numpy as np
 import pytest
+from click.testing import CliRunner
 from hypothesis import given
 from hypothesis import strategies as st
 
 from simcache import theory
+from simcache.break_even import break_even
+from simcache.cache.presets import load_rules, rules_names
+from simcache.cli import main
 from simcache.errors import InputError
+from simcache.latency import load_profile
 
 spans = st.floats(0, 1e4)
 
@@ -78,6 +86,122 @@ def test_keep_alive_threshold_is_the_break_even():
     assert read + p * read + (1 - p) * 0 == pytest.approx(p * write)
     with pytest.raises(InputError, match="above read"):
         theory.keep_alive_threshold(write=0.1, read=0.1)
+
+
+@pytest.mark.parametrize("rate_per_h", [1.0, 2.9, 3.0, 40.0])
+def test_steady_traffic_pays_from_exactly_that_rate_on(rate_per_h):
+    write, read, ttl_s = 1.25, 0.1, 300.0
+    p = theory.ttl_hit_probability(rate_per_h / 3600, ttl_s)
+    pays = p * read + (1 - p) * write < 1
+    least = theory.traffic_until_caching_pays(ttl_s, write=write, read=read)
+    assert pays == (rate_per_h / 3600 > least)
+    assert theory.traffic_until_caching_pays(ttl_s, write=1.0, read=0.5) == 0
+    assert theory.traffic_until_caching_pays(ttl_s, write=1.0, read=1.0) is None
+
+
+@given(p=st.floats(0, 0.999), ttl_s=st.floats(1, 1e5))
+def test_traffic_for_hits_is_the_inverse(p, ttl_s):
+    assert theory.ttl_hit_probability(theory.traffic_for_hits(p, ttl_s), ttl_s) == pytest.approx(p, abs=1e-12)
+
+
+@given(n=st.floats(0, 10), write=st.floats(1, 2), read=st.floats(0, 0.9))
+def test_a_warm_up_pays_from_exactly_so_many_questions_on(n, write, read):
+    least = theory.sent_until_warming_pays(write=write, read=read)
+    assert (write + n * read < n) == (n > least) or n == pytest.approx(least)
+
+
+def test_gemini_storage_pays_from_four_reads_an_hour_on():
+    assert theory.reads_per_h_until_storage_pays(storage=4.5 / 1.25, read=0.1) == pytest.approx(4.0)
+    assert theory.reads_per_h_until_storage_pays(storage=1.0, read=1.0) is None
+
+
+# --- the card --------------------------------------------------------------------------------------------------------------
+
+
+def card(provider: str = "anthropic", **options) -> dict:
+    words = [f"--{name.replace('_', '-')}={value}" for name, value in ({"context": 100_000} | options).items()]
+    result = CliRunner().invoke(main, ["theory", "breakeven", "--provider", provider, *words, "--json"], catch_exceptions=False)
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
+
+
+@pytest.mark.parametrize(("p_send", "extra"), [(1, 0.10), (0.7, 0.445), (0.5, 0.675)])
+def test_the_card_says_the_worked_costs(p_send, extra):
+    said = card(psend=p_send)
+    assert said["extra_cost"] == pytest.approx(extra)
+    assert (said["caching_pays_from"], said["ttl_s"]) == (2, 300)
+    assert card(psend=p_send, ttl="1h")["caching_pays_from"] == 3
+
+
+def test_the_card_says_latency_with_and_without_waiting():
+    said = card(typing_s=3, context=151_629, profile="claude-3.5-sonnet/speculative-recipe")
+    assert said["least_typing_s"] == pytest.approx(20.867, abs=1e-3)
+    assert said["ttft_s"] == pytest.approx(19.807, abs=2e-3)
+    assert said["saved_s"] == pytest.approx(20.87 - 19.807, abs=2e-3)
+    short = card(context=1000, typing_s=30)
+    assert (short["cached"], short["saved_s"]) == (False, 0)
+
+
+def test_the_card_in_dollars():
+    said = card("gemini-explicit", model="gemini-2.5-pro", typing_s=60)
+    assert said["storage_reads_per_h"] == pytest.approx(4.0)
+    assert said["extra_usd"] == pytest.approx(0.1 * 100_000 * 1.25e-6)
+    assert said["usd_per_second_saved"] == pytest.approx(said["extra_usd"] / said["saved_s"])
+    assert "genai-prices" in said["prices"]
+
+
+def test_the_card_takes_no_time():
+    rules, profile = load_rules("anthropic"), load_profile("openai-figure")
+    begun = time.perf_counter()
+    break_even(rules, profile, context_tokens=100_000, p_send=0.7, typing_s=3.0)
+    assert time.perf_counter() - begun < 0.1
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (["--provider", "antropic"], "Did you mean 'anthropic'"),
+        (["--psend", "1.1"], "p_send(=1.1)"),
+        (["--psend", "-0.1"], "p_send(=-0.1)"),
+        (["--typing-s", "-3"], "typing_s(=-3.0)"),
+        (["--context", "0"], "context_tokens(=0)"),
+        (["--ttl", "2h"], "cache_ttl"),
+        (["--profile", "llama-3-8b/a100/tp1"], "hosted"),
+        (["--model", "claude-nobody"], "claude-"),
+    ],
+)
+def test_bad_words_are_one_line(words, said):
+    result = CliRunner().invoke(main, ["theory", "breakeven", "--provider", "anthropic", "--context", "9999", *words])
+    assert result.exit_code == 2
+    assert said in result.output
+    assert len(result.output.strip().splitlines()) == 1
+
+
+def test_the_card_for_people():
+    words = ["theory", "breakeven", "--provider", "openai", "--context", "50000", "--model", "gpt-5.6-sol", "--typing-s", "0.1"]
+    result = CliRunner().invoke(main, words)
+    assert result.exit_code == 0
+    for said in ("openai-5.6", "30m", "typing hides all", "lost by waiting: send at once", "a draft", "prices: genai-prices"):
+        assert said in result.output
+
+
+# --- the list of providers ---------------------------------------------------------------------------------------------------
+
+
+def test_the_list_of_providers():
+    plain = CliRunner().invoke(main, ["providers"])
+    assert plain.exit_code == 0
+    assert all(name in plain.output for name in rules_names())
+    document = json.loads(CliRunner().invoke(main, ["providers", "--json"]).stdout)
+    assert [entry["name"] for entry in document["providers"]] == rules_names()
+    for entry in document["providers"]:
+        assert entry["as_of"]
+        assert entry["source"]
+        assert set(entry["write_multiplier"]) == set(entry["lifetime_s"])
+    safe = json.loads(CliRunner().invoke(main, ["providers", "--set", "zero_data_retention=true", "--json"]).stdout)
+    assert {entry["name"] for entry in safe["providers"]} == {n for n in rules_names() if not load_rules(n).stores_data}
+    for words in ("zero_retention=true", "zero_data_retention=perhaps"):
+        assert CliRunner().invoke(main, ["providers", "--set", words]).exit_code == 2
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from ..price_list import TOKENS_PER_MTOK, api_tariff, price_instant
 from ..pricing import TOKEN_LINES, Bill, PriceTier, Tariff, TokenPrices, bill
 from ..records import Records
 from .presets import load_rules, rules_names
-from .rules import ONE_HOUR, ProviderRules, best_key
+from .rules import ONE_HOUR, Peak, ProviderRules, best_key
 
 _MINUTE: Final = 60
 
@@ -86,28 +86,28 @@ def _prices(
 
 @dataclass(frozen=True, kw_only=True)
 class HostedPrices:
-    """A tariff and the hours at which it is higher, for a run whose zero is the instant ``starts_at``.
+    """A tariff and the ``peaks`` at which it is higher, for a run whose zero is ``starts_at``; ``notes`` for its result.
 
     >>> prices = hosted_prices(load_rules("deepseek"), "deepseek-v4-pro", datetime(2026, 11, 20, 3, 59))
     >>> prices.factors(np.array([0, 59, 60])).tolist()
     [2.0, 2.0, 1.0]
     """
 
-    rules: ProviderRules
     tariff: Tariff
     starts_at: datetime
-    notes: tuple[str, ...]
+    peaks: tuple[Peak, ...] = ()
+    notes: tuple[str, ...] = ()
 
     def factors(self, seconds: NDArray[np.float64]) -> NDArray[np.float64]:
         """What every price is multiplied by at ``seconds`` after the run's zero."""
         out = np.ones(len(seconds))
-        if not self.rules.peaks:
+        if not self.peaks:
             return out
         minutes = ((seconds + self.starts_at.second + self.starts_at.microsecond / 1e6) // _MINUTE).astype(np.int64)
         start = self.starts_at.replace(second=0, microsecond=0)
         for minute in np.unique(minutes).tolist():
             now = start + timedelta(minutes=minute)
-            held = [peak.multiplier for peak in self.rules.peaks if peak.holds_at(now)]
+            held = [peak.multiplier for peak in self.peaks if peak.holds_at(now)]
             out[minutes == minute] = float(np.prod(held)) if held else 1.0
         return out
 
@@ -123,7 +123,7 @@ def hosted_prices(rules: ProviderRules, model: str, at: date | datetime | None =
     ()
     """
     starts_at = price_instant(at)
-    notes = []
+    notes = rules.notes(model)
     if at is None:
         day = starts_at.date().isoformat()
         notes.append(f'prices are those of {day}, today; prices_at = "{day}" in [backend] repeats this run')
@@ -133,6 +133,5 @@ def hosted_prices(rules: ProviderRules, model: str, at: date | datetime | None =
         )
     if batch:
         notes.append("batch prices: the provider answers within hours, the latencies are those of single requests")
-    return HostedPrices(
-        rules=rules, tariff=tariff_of(rules, model, starts_at, batch=batch), starts_at=starts_at, notes=tuple(notes)
-    )
+    tariff = tariff_of(rules, model, starts_at, batch=batch)
+    return HostedPrices(tariff=tariff, starts_at=starts_at, peaks=rules.peaks, notes=tuple(notes))

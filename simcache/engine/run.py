@@ -220,7 +220,7 @@ def _bill(
     if isinstance(backend, HostedApi):
         assert prices is not None
         source = f"{prices.tariff.source} ({prices.tariff.as_of})"
-        return prices.bill(records), source, [*prices.rules.notes(backend.model), *prices.notes]
+        return prices.bill(records), source, list(prices.notes)
     assert isinstance(profile, ServerProfile)
     if not profile.gpu and backend.gpu_usd_per_hour is None:
         note = f"no dollars: profile {profile.name!r} names no GPU; gpu_usd_per_hour sets a price"
