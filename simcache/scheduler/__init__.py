@@ -181,7 +181,7 @@ class Scheduler(Protocol):
         ...
 
     def advance(self, steps: int) -> tuple[list[LiveRequest], list[LiveRequest]]:
-        """Execute ``steps`` of the plan. Returns who got a first token and who finished at its end, in order of admission."""
+        """Execute ``steps`` of the plan. Returns who got a first token and who finished at its end, in the engine's order."""
         ...
 
     def generated_tokens(self, live: LiveRequest) -> int:
