@@ -16,7 +16,8 @@ from hypothesis.stateful import Bundle, RuleBasedStateMachine, consumes, invaria
 
 from simcache.cache.content import Content
 from simcache.cache.radix_policies import POLICIES
-from simcache.cache.radix_tree import RadixTree, replay_sequential
+from simcache.cache.radix_replay import replay_sequential
+from simcache.cache.radix_tree import RadixTree
 from simcache.errors import InputError, UnknownNameError
 from simcache.prompt import Request, Segment
 
@@ -234,8 +235,8 @@ def test_a_policy_of_ones_own_is_one_function() -> None:
 
 
 def test_hits_credit_the_request_that_inserted_once() -> None:
-    used, inserted = array("q", [0] * 4), array("q", [0] * 4)
-    tree = RadixTree(1, 200, used_tokens=used, inserted_tokens=inserted)
+    used, inserted, dropped, by = array("q", [0] * 4), array("q", [0] * 4), array("q", [0] * 4), array("q", [-1] * 4)
+    tree = RadixTree(1, 200, used_tokens=used, inserted_tokens=inserted, used_by_row=by, dropped_tokens=dropped)
     for origin, user in enumerate((False, True, True)):
         holding = tree.hold(content(("d", 40), (f"q{origin}", 5)), None, origin=origin, user=user)
         tree.allocate(holding, 45 - holding.hit_tokens)
@@ -243,6 +244,9 @@ def test_hits_credit_the_request_that_inserted_once() -> None:
         tree.release(holding)
     assert list(inserted) == [45, 5, 5, 0]
     assert list(used) == [40, 0, 0, 0]
+    assert list(by) == [1, -1, -1, -1]
+    tree.make_room(200)
+    assert list(dropped) == [5, 5, 5, 0]
 
 
 def test_two_running_requests_with_one_prompt_keep_one_copy() -> None:

@@ -157,13 +157,15 @@ def test_a_prompt_too_long_for_a_slot_is_refused_and_disturbs_nothing() -> None:
 
 
 def test_hits_credit_the_warm_up_for_what_survived_in_the_slot() -> None:
-    used, inserted = array("q", [0] * 3), array("q", [0] * 3)
-    store = Slots(1, used_tokens=used, inserted_tokens=inserted)
+    used, inserted, dropped, by = array("q", [0] * 3), array("q", [0] * 3), array("q", [0] * 3), array("q", [-1] * 3)
+    store = Slots(1, used_tokens=used, inserted_tokens=inserted, used_by_row=by, dropped_tokens=dropped)
     warm, question, other = content(("d", 40), ("draft", 9)), content(("d", 40), ("q", 5)), content(("d", 30), ("r", 5))
     for origin, (asked, tokens, user) in enumerate(((warm, 49, False), (question, 45, True), (other, 35, True))):
         store.start(0, asked, None, origin=origin, user=user)
         store.release(0, tokens, origin=origin)
     assert list(inserted) == [49, 5, 5]
+    assert list(dropped) == [9, 5, 0]
+    assert list(by) == [1, -1, -1]
     assert list(used) == [40, 0, 0]
     assert store.evicted_tokens == 9 + 15
 

@@ -9,7 +9,7 @@ from typing import Any, Final, Literal, NamedTuple
 
 from ..errors import UnknownNameError, require_count
 from ..prompt import Request
-from . import block_pool, chained, radix_tree, slots
+from . import block_pool, chained, radix_replay, slots
 from .content import Content
 from .eviction import EvictionPolicy, Lru
 from .plain import PlainStore
@@ -171,7 +171,7 @@ def replay_preset(requests: Iterable[Request], preset: CachePreset, capacity_tok
         return PresetReplay(contexts.hit_tokens, contexts.evicted_tokens, "tokens")
     if preset.store == "radix_tree":
         assert isinstance(preset.policy, str)
-        tree = radix_tree.replay_sequential(
+        tree = radix_replay.replay_sequential(
             requests, capacity_tokens=capacity_tokens, page_tokens=preset.block_tokens, policy=preset.policy, **switches
         )
         return PresetReplay(tree.hit_tokens, tree.evicted_tokens, "tokens")

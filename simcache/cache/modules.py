@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ..errors import InputError, require, require_count, require_number
 from ..pml import Module, PlacedPrompt, segments
 from ..prompt import Request, Segment, prompt_tokens
-from .radix_tree import replay_sequential
+from .radix_replay import replay_sequential
 
 Floats = NDArray[np.float64]
 Ints = NDArray[np.int64]

@@ -14,11 +14,10 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable
 from typing import Any, NamedTuple
 
 from ..errors import UnknownNameError, require, require_count
-from ..prompt import Request
 from .content import Content
 from .radix_policies import POLICIES, Node, Policy, SplitCreated
 
@@ -49,8 +48,9 @@ class RadixTree:
     """``capacity_tokens`` of KV memory in pages of ``page_tokens``; ``policy`` names one of ``POLICIES`` or is a ``Policy``.
 
     A scheduler calls ``hold`` (match and lock), ``make_room`` and ``allocate`` (per batch and per request, in the engine's
-    amounts), ``insert`` after prefill and at the end, ``release``. ``used_tokens[origin]`` and ``inserted_tokens[origin]``
-    (arrays indexed by the requests' rows) are credited when given. Raises InputError for impossible sizes.
+    amounts), ``insert`` after prefill and at the end, ``release``. ``used_tokens[origin]``, ``inserted_tokens[origin]`` and
+    ``dropped_tokens[origin]`` (arrays indexed by the requests' rows) are credited when given, ``used_by_row[origin]`` (negative:
+    nobody yet) is set to the first user request that hit. Raises InputError for impossible sizes.
 
     >>> RadixTree(16, 1000).free_tokens
     992
@@ -65,6 +65,8 @@ class RadixTree:
         split_created: SplitCreated = "copied",
         used_tokens: array[int] | None = None,
         inserted_tokens: array[int] | None = None,
+        used_by_row: array[int] | None = None,
+        dropped_tokens: array[int] | None = None,
     ) -> None:
         require_count("page_tokens", page_tokens)
         require_count("capacity_tokens", capacity_tokens, at_least=0)
@@ -87,6 +89,8 @@ class RadixTree:
         self._copies_created = split_created == "copied"
         self._used_of = used_tokens
         self._inserted_of = inserted_tokens
+        self._used_by_row = used_by_row
+        self._dropped_of = dropped_tokens
 
     @property
     def evictable_tokens(self) -> int:
@@ -109,6 +113,14 @@ class RadixTree:
             node = child
         return at
 
+    def unlocked_tokens(self, node: Node) -> int:
+        """Tokens on the path down to ``node`` that locking it would take from what eviction can free."""
+        tokens = 0
+        while node.parent is not None and not node.locks:
+            tokens += node.end - node.start
+            node = node.parent
+        return tokens
+
     def match(self, content: Content, namespace: Hashable, tokens: int) -> Match:
         """Leading resident pages among the first ``tokens`` tokens. Refreshes the path; splits an edge that matches in part."""
         limit = tokens - tokens % self.page_tokens
@@ -129,9 +141,22 @@ class RadixTree:
 
     # -- a request's life --------------------------------------------------------------------------------------------------
 
-    def hold(self, content: Content, namespace: Hashable, *, priority: int = 0, origin: int = -1, user: bool = True) -> Holding:
-        """Match all of the prompt but its last token and lock what was found; a ``user`` request credits the origins."""
-        holding = Holding(content, namespace, self.match(content, namespace, content.prompt_tokens - 1), priority, origin)
+    def hold(
+        self,
+        content: Content,
+        namespace: Hashable,
+        *,
+        tokens: int | None = None,
+        priority: int = 0,
+        origin: int = -1,
+        user: bool = True,
+    ) -> Holding:
+        """Match the first ``tokens`` tokens (None: all of the prompt but its last) and lock what was found.
+
+        A ``user`` request credits the origins.
+        """
+        limit = content.prompt_tokens - 1 if tokens is None else tokens
+        holding = Holding(content, namespace, self.match(content, namespace, limit), priority, origin)
         node: Node | None = holding.node
         while node is not None and node.parent is not None:
             self._lock(node)
@@ -139,6 +164,8 @@ class RadixTree:
                 node.used = True
                 if self._used_of is not None:
                     self._used_of[node.origin] += node.end - node.start
+                if self._used_by_row is not None and self._used_by_row[node.origin] < 0:
+                    self._used_by_row[node.origin] = origin
             node = node.parent
         return holding
 
@@ -159,6 +186,8 @@ class RadixTree:
             self.free_tokens += freed
             self.evicted_tokens += freed
             self.resident_tokens -= freed
+            if self._dropped_of is not None and not leaf.used:
+                self._dropped_of[leaf.origin] += freed
             if parent is not self._root and not parent.locks and not parent.children:
                 self._queue(parent)
         return self.evicted_tokens - before
@@ -326,67 +355,3 @@ class RadixTree:
         assert self.inserted_tokens == resident + self.evicted_tokens
         assert self.free_tokens % page == 0
         assert 0 <= self.free_tokens <= self.capacity_tokens - resident, (self.free_tokens, resident)
-
-
-class SequentialReplay(NamedTuple):
-    """Per request, in order: hit tokens (-1: it can never fit and was not admitted), tokens evicted while it was served."""
-
-    hit_tokens: list[int]
-    evicted_tokens: list[int]
-
-
-def replay_sequential(
-    requests: Iterable[Request],
-    *,
-    capacity_tokens: int,
-    page_tokens: int = 1,
-    policy: str | Policy = "lru",
-    split_created: SplitCreated = "copied",
-) -> SequentialReplay:
-    """One request at a time through the tree, clock-free: match, allocate, insert after prefill, decode, insert, release.
-
-    A request whose prompt and output together exceed the capacity is refused before it touches the tree. A smaller
-    ``Request.priority`` is more urgent and becomes a larger priority in the tree.
-
-    >>> from simcache.prompt import Segment
-    >>> ask = Request(0.0, (Segment("doc", 100),), Segment("a", 1))
-    >>> replay_sequential([ask, ask], capacity_tokens=128).hit_tokens
-    [0, 99]
-    """
-    tree = RadixTree(page_tokens, capacity_tokens, policy, split_created=split_created)
-    hits: list[int] = []
-    evicted: list[int] = []
-    for request in requests:
-        content = Content(request.prompt, request.output)
-        prompt_tokens, decoded_tokens = content.prompt_tokens, max(0, request.output.tokens - 1)
-        if prompt_tokens + decoded_tokens > tree.capacity_tokens:
-            hits.append(-1)
-            evicted.append(0)
-            continue
-        before = tree.evicted_tokens
-        holding = tree.hold(content, (request.organisation, request.salt), priority=-request.priority)
-        missing = prompt_tokens - holding.hit_tokens
-        # Paged prefill asks for a page more than it may need (allocation.py, alloc_paged_token_slots_extend).
-        tree.make_room(missing + (page_tokens if page_tokens > 1 else 0))
-        tree.allocate(holding, missing)
-        if decoded_tokens:
-            tree.insert(holding, prompt_tokens)
-            _decode(tree, holding, decoded_tokens)
-        tree.insert(holding, prompt_tokens + decoded_tokens)
-        tree.release(holding)
-        hits.append(holding.hit_tokens)
-        evicted.append(tree.evicted_tokens - before)
-    return SequentialReplay(hits, evicted)
-
-
-def _decode(tree: RadixTree, holding: Holding, tokens: int) -> None:
-    """``tokens`` decode steps of one request alone; each wants a whole page free first, even inside a page."""
-    page = tree.page_tokens
-    while tokens:
-        tree.make_room(page)
-        inside = -holding.tokens % page
-        # Up to the first token of the last page that is free now: the step after it makes room again.
-        count = min(tokens, inside if inside else max(tree.free_tokens - page, 0) + 1)
-        allocated = tree.allocate(holding, count)
-        assert allocated, "admission guarantees room for the whole request"
-        tokens -= count

@@ -35,8 +35,9 @@ class Slots:
     """``slots`` contexts of ``slot_tokens`` tokens each (None: no limit). Times of use come from a counter.
 
     A scheduler calls ``choose``, ``start``, and ``release`` with the number of tokens that have KV. ``slot_similarity`` 0
-    switches the search for a similar slot off. ``used_tokens[origin]`` and ``inserted_tokens[origin]`` (arrays indexed by the
-    requests' rows) are credited when given. Raises InputError for impossible sizes.
+    switches the search for a similar slot off. ``used_tokens[origin]``, ``inserted_tokens[origin]`` and
+    ``dropped_tokens[origin]`` (arrays indexed by the requests' rows) are credited when given, ``used_by_row[origin]`` (negative:
+    nobody yet) is set to the first user request that hit. Raises InputError for impossible sizes.
 
     >>> from simcache.prompt import Segment
     >>> slots, ask = Slots(2), Content((Segment("doc", 300),), Segment("a", 1))
@@ -52,6 +53,8 @@ class Slots:
         slot_tokens: int | None = None,
         used_tokens: array[int] | None = None,
         inserted_tokens: array[int] | None = None,
+        used_by_row: array[int] | None = None,
+        dropped_tokens: array[int] | None = None,
     ) -> None:
         require_count("slots", slots)
         require_number("slot_similarity", slot_similarity, at_least=0, at_most=1)
@@ -65,6 +68,8 @@ class Slots:
         self._clock = 0
         self._used_of = used_tokens
         self._inserted_of = inserted_tokens
+        self._used_by_row = used_by_row
+        self._dropped_of = dropped_tokens
 
     def fits(self, content: Content) -> bool:
         """Whether a slot can hold the prompt and one token more; the server answers HTTP 400 where it cannot."""
@@ -91,14 +96,17 @@ class Slots:
         hit = self.peek(index, content, namespace)
         kept, start = [], 0
         for end, computed_by, used in slot.pieces:
-            if start >= hit:
-                break
-            end = min(end, hit)
-            if user and not used and computed_by != origin:
-                used = True
-                if self._used_of is not None:
-                    self._used_of[computed_by] += end - start
-            kept.append((end, computed_by, used))
+            stop = min(end, hit)
+            if self._dropped_of is not None and not used:
+                self._dropped_of[computed_by] += end - max(start, stop)
+            if start < hit:
+                if user and not used and computed_by != origin:
+                    used = True
+                    if self._used_of is not None:
+                        self._used_of[computed_by] += stop - start
+                    if self._used_by_row is not None and self._used_by_row[computed_by] < 0:
+                        self._used_by_row[computed_by] = origin
+                kept.append((stop, computed_by, used))
             start = end
         self.evicted_tokens += slot.tokens - hit
         slot.busy, slot.namespace, slot.content, slot.tokens, slot.pieces = True, namespace, content, hit, kept

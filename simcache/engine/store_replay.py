@@ -13,7 +13,7 @@ from typing import Final
 
 import numpy as np
 
-from ..cache import block_pool, radix_policies, radix_tree, slots
+from ..cache import block_pool, radix_policies, radix_replay, slots
 from ..errors import UnknownNameError, require_count
 from ..prompt import Request, prompt_tokens
 from ..workload.claude_code import read_sessions, session_requests
@@ -76,7 +76,7 @@ def replay_engine_store(
         pool = block_pool.replay_sequential(requests, usable_blocks=capacity_tokens // block_tokens, block_tokens=block_tokens)
         hit_tokens, evicted, unit = pool.hit_tokens, pool.evicted_blocks, "blocks"
     elif store == "sglang":
-        tree = radix_tree.replay_sequential(requests, capacity_tokens=capacity_tokens, page_tokens=block_tokens, policy=policy)
+        tree = radix_replay.replay_sequential(requests, capacity_tokens=capacity_tokens, page_tokens=block_tokens, policy=policy)
         hit_tokens, evicted, unit = tree.hit_tokens, tree.evicted_tokens, "tokens"
     else:
         require_count("slots", slot_count)

@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from simcache.cache import block_pool, kernels, radix_tree
+from simcache.cache import block_pool, kernels, radix_replay
 from simcache.cache.bounds import Infinite, Min
 from simcache.cache.curve import stack_distances
 from simcache.cache.eviction import EvictionPolicy, Fifo, Lfu, LfuPerfect, Lru, RandomEviction, Sieve, Slru
@@ -118,7 +118,7 @@ def compare() -> None:
         blocks = CAPACITY_BLOCKS * 512 // tokens
         pool_s = best_s(lambda: block_pool.replay_sequential(requests, usable_blocks=blocks, block_tokens=tokens))  # noqa: B023
         show(f"vllm store, {tokens}-token blocks, prompts and answers", pool_s)
-        tree_s = best_s(lambda: radix_tree.replay_sequential(requests, capacity_tokens=CAPACITY_BLOCKS * 512, page_tokens=tokens))  # noqa: B023
+        tree_s = best_s(lambda: radix_replay.replay_sequential(requests, capacity_tokens=CAPACITY_BLOCKS * 512, page_tokens=tokens))  # noqa: B023
         show(f"sglang store, {tokens}-token pages, prompts and answers", tree_s)
 
 
