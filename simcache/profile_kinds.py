@@ -154,6 +154,9 @@ class HostedProfile(_Profile):
     ``hit_s`` is the fixed cost of reading the cache at all; the min says that a provider never makes a hit slower than
     computing the same tokens. One request is this times a log-normal factor of median 1 and log-scale ``jitter_sigma``.
 
+    ``hit_probability``: of finding a prefix that one earlier request wrote, where that was measured (each of a provider's
+    machines has a cache of its own); None: not measured.
+
     >>> api = HostedProfile(name="toy", base_s=1.0, per_token_s=1e-4, per_cached_token_s=1e-5, seconds_per_output_token=0.02)
     >>> round(api.ttft_s(1_000, 10_000), 9)
     1.2
@@ -165,11 +168,14 @@ class HostedProfile(_Profile):
     hit_s: float = 0.0
     jitter_sigma: float = 0.0
     seconds_per_output_token: float
+    hit_probability: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("base_s", "per_token_s", "per_cached_token_s", "hit_s", "jitter_sigma", "seconds_per_output_token"):
             require_number(name, getattr(self, name), at_least=0)
+        if self.hit_probability is not None:
+            require_number("hit_probability", self.hit_probability, at_least=0, at_most=1)
 
     @overload
     def ttft_s(self, uncached_tokens: float, cached_tokens: float) -> float: ...

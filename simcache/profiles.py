@@ -38,7 +38,7 @@ _REQUIRED: Final = (
 _SHARED: Final = ("name", "provenance", "source", "date", "notes", "uncertainty95")
 _OWN: Final = {
     "server": ("form", "model", "gpu", "gpus", "kv_bytes_per_token", "kv_tokens", "kv_tokens_source", "defaults"),
-    "hosted": (),
+    "hosted": ("hit_probability",),
 }
 _WORDS: Final = ("name", "provenance", "source", "date", "form", "model", "gpu", "kv_tokens_source")
 
