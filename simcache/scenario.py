@@ -24,7 +24,8 @@ class Server:
     ``profile`` names a shipped latency profile, a TOML path, or is a profile. ``kv_tokens`` is the KV memory in tokens
     (None: the profile's own). ``async_scheduling``: the next step is decided while one runs (vLLM's default since 0.19), so an
     arrival waits a step longer and a finished request keeps its seat for one. ``slowness``: every step takes so many times what
-    the profile says (what ``validate`` finds as a host's speed factor). ``ttl_s`` None: blocks live until evicted.
+    the profile says (what ``validate`` finds as a host's speed factor). ``initial_cache``: a file of ``cache.snapshot`` to start
+    from instead of an empty cache, replica by replica. ``ttl_s`` None: blocks live until evicted.
     ``gpu_usd_per_hour`` None: the dated preset.
 
     >>> Server(profile="llama-3-8b/a100/tp1", kv_tokens=400_000).block_tokens
@@ -45,6 +46,7 @@ class Server:
     watermark: float = 0.0
     async_scheduling: bool = False
     slowness: float = 1.0
+    initial_cache: str | None = None
     gpu_usd_per_hour: float | None = None
     jump: bool = True
 

@@ -91,6 +91,16 @@ def test_run_explains_a_request_and_writes_the_timeline(tmp_path):
     assert answer["explained"]["scenario"].startswith("one GPU")
     assert any("first token" in line for line in answer["explained"]["lines"])
     assert json.loads(path.read_text())["traceEvents"]
+    caches = str(tmp_path / "caches.json")
+    told = CliRunner().invoke(command, [*arguments[:6], "--save-cache", caches], catch_exceptions=False)
+    assert json.loads(told.stdout)["results"]
+    warm = [*arguments[:6], "--set", f"backend.initial_cache={caches}"]
+    results = json.loads(CliRunner().invoke(command, warm, catch_exceptions=False).stdout)["results"]
+    cold, hot = (
+        next(entry["token_hit_ratio"] for entry in entries if entry["scenario"].startswith("one GPU"))
+        for entries in (json.loads(told.stdout)["results"], results)
+    )
+    assert hot > cold  # without warming: the documents are there from the start
     with pytest.raises(InputError, match="must be the number of a record"):
         CliRunner().invoke(command, [*arguments[:6], "--explain", "999999"], catch_exceptions=False)
     with pytest.raises(UnknownNameError, match="variant"):

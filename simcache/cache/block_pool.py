@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import heapq
 from array import array
-from collections.abc import Hashable, Iterable
+from collections.abc import Hashable, Iterable, Iterator
 from typing import Literal, NamedTuple
 
 from ..prompt import Request
@@ -297,6 +297,39 @@ class BlockPool:
                 if extent.node is not None and extent.expires_at is not None and extent.expires_at <= now:
                     self._detach(extent)
         return self.evicted - before
+
+    # -- snapshots ---------------------------------------------------------------------------------------------------------
+
+    def queued(self) -> Iterator[Extent]:
+        """Copies with a key that nobody holds, the next to be evicted first."""
+        extent = self._queue.next
+        while extent is not self._queue:
+            if extent.node is not None:
+                yield extent
+            extent = extent.next
+
+    def place(self, namespace: Hashable, content: Content, start: int, end: int) -> Extent:
+        """Give keys to blocks [start, end) of ``content`` behind resident parents; ``enqueue`` makes the copy free for reuse."""
+        node = self.root(namespace)
+        while node.end < start:
+            node = node.children[content.block_key(node.end, self.block_tokens)]
+        key = content.block_key(start, self.block_tokens)
+        child = node.children.get(key)
+        if child is None:
+            child = node.children[key] = Node(node, key, start, end, content)
+        extent = Extent(child, start, end - start, 0, -1, True)  # of no request of this run: nobody is credited
+        child.extents.append(extent)
+        self.blank -= end - start
+        self.inserted += end - start
+        return extent
+
+    def enqueue(self, extent: Extent) -> None:
+        """Append a placed copy to the free queue."""
+        if self.ttl is not None:
+            extent.expires_at = self.now + self.ttl
+            if self._fixed:
+                heapq.heappush(self._by_expiry, (extent.expires_at, -self.inserted - len(self._by_expiry), extent))
+        self._append(extent)
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 

@@ -40,7 +40,10 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.option(
     "--timeline", type=click.Path(path_type=Path), metavar="FILE.json", help="Write the steps in the Chrome trace format."
 )
-@click.option("--variant", metavar="NAME", help="Which variant --explain and --timeline tell.  [default: the first on replicas]")
+@click.option(
+    "--save-cache", type=click.Path(path_type=Path), metavar="FILE.json", help="Save the caches; backend.initial_cache reads them."
+)
+@click.option("--variant", metavar="NAME", help="Which variant the last three tell.  [default: the first on replicas]")
 def command(
     scenario: str | None,
     seed: int,
@@ -51,6 +54,7 @@ def command(
     trace: str | None,
     explain: int | None,
     timeline: Path | None,
+    save_cache: Path | None,
     variant: str | None,
     **trace_options: Any,
 ) -> None:
@@ -72,7 +76,7 @@ def command(
         raise click.UsageError("Give a scenario or --trace, not both.")
     else:
         asked = _of_trace(trace, given, overrides)
-    _run(asked, range(seed, seed + asked.seeds), out, as_json, _Told(explain, timeline, variant))
+    _run(asked, range(seed, seed + asked.seeds), out, as_json, _Told(explain, timeline, save_cache, variant))
 
 
 def _flag(name: str) -> str:
@@ -95,11 +99,16 @@ def _of_trace(trace: str, options: Mapping[str, Any], overrides: Sequence[str]) 
 
 
 class _Told(NamedTuple):
-    """What ``--explain``, ``--timeline`` and ``--variant`` ask for."""
+    """What ``--explain``, ``--timeline``, ``--save-cache`` and ``--variant`` ask for."""
 
     row: int | None
     timeline: Path | None
+    caches: Path | None
     variant: str | None
+
+    @property
+    def anything(self) -> bool:
+        return self.row is not None or self.timeline is not None or self.caches is not None
 
 
 def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told) -> None:
@@ -109,13 +118,13 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
     from .story import print_story, story_document, tell, told_scenario
     from .table import print_answer, print_notes, print_table
 
-    telling = told_scenario(asked.scenarios, told.variant) if told.row is not None or told.timeline is not None else None
+    telling = told_scenario(asked.scenarios, told.variant) if told.anything else None
     folder = out if out is not None or as_json else DEFAULT_FOLDER / named_for_files(asked.name)
     with output_folder(folder) as stage:
         results, journal = _simulated(asked, seeds, telling)
         lines: list[str] = []
         if telling is not None:
-            lines = tell(results[telling.name][0], journal, told.row, told.timeline)
+            lines = tell(results[telling.name][0], journal, told.row, told.timeline, told.caches)
         entries = [summarise(runs) for runs in results.values()]
         if stage is not None:
             _write(stage, results, entries)
@@ -131,7 +140,7 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
     print_answer(answer(results))
     print_notes(asked.notes, entries)
     if telling is not None:
-        print_story(results[telling.name][0], told.row, lines, told.timeline)
+        print_story(results[telling.name][0], told.row, lines, told.timeline, told.caches)
     assert folder is not None
     click.echo(f"figure:  {folder / 'ttft.png'}")
     click.echo(f"records: {folder}{os.sep}")

@@ -1,4 +1,4 @@
-"""What happened inside one run, for ``run --explain`` and ``run --timeline``."""
+"""What happened inside one run: ``run --explain``, ``--timeline`` and ``--save-cache``."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from ..cache.snapshot import save_snapshots
 from ..engine.journal import Journal, explain, timeline
 from ..errors import InputError, UnknownNameError
 from ..scenario import HostedApi, Scenario
@@ -28,14 +29,20 @@ def told_scenario(scenarios: Sequence[Scenario], variant: str | None) -> Scenari
     return next((scenario for scenario in scenarios if not isinstance(scenario.backend, HostedApi)), scenarios[0])
 
 
-def tell(result: Result, journal: Journal, row: int | None, timeline_path: Path | None) -> list[str]:
-    """The explained request's life, line by line, after writing the timeline where one was asked for."""
+def tell(result: Result, journal: Journal, row: int | None, timeline_path: Path | None, caches_path: Path | None) -> list[str]:
+    """The explained request's life, line by line, after writing the timeline and the caches where they were asked for."""
+    if caches_path is not None:
+        if not journal.caches:
+            raise InputError("save-cache", str(caches_path), "needs a variant that runs on replicas")
+        save_snapshots(journal.caches, caches_path)
     if timeline_path is not None:
         _write_whole(timeline_path, json.dumps(timeline(result.records, journal)))
     return [] if row is None else explain(result.records, journal, row)
 
 
-def print_story(result: Result, row: int | None, lines: Sequence[str], timeline_path: Path | None) -> None:
+def print_story(
+    result: Result, row: int | None, lines: Sequence[str], timeline_path: Path | None, caches_path: Path | None
+) -> None:
     """Lines for people, under the table."""
     if row is not None:
         click.echo(f"request {row} of {result.scenario.name!r}, seed {result.seed}:")
@@ -43,6 +50,8 @@ def print_story(result: Result, row: int | None, lines: Sequence[str], timeline_
             click.echo(line)
     if timeline_path is not None:
         click.echo(f"timeline: {timeline_path}")
+    if caches_path is not None:
+        click.echo(f"caches: {caches_path}")
 
 
 def story_document(result: Result, row: int | None, lines: Sequence[str]) -> Mapping[str, object]:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Final
 
 from ..cache.block_pool import BlockPool
+from ..cache.snapshot import load_snapshots, restore
 from ..errors import InputError
 from ..faults import FaultEvent, schedule
 from ..latency import ServerProfile
@@ -164,5 +165,9 @@ def build(
         )
         for index in range(count)
     ]
+    if server.initial_cache is not None:
+        saved = load_snapshots(server.initial_cache)
+        for replica, contents in zip(replicas, saved, strict=False):
+            restore(replica.scheduler.pool, contents)
     faults = schedule(whole.faults, replicas=count, until_s=until_s, seed=seed)
     return ReplicaCluster(env, records, replicas, fresh_router(whole.router, seed), faults)

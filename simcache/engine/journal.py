@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from .. import units
+from ..cache.snapshot import PoolSnapshot
 from ..errors import InputError
 from ..records import NEVER, Records
 from .clock import TICKS_PER_NS, seconds
@@ -45,6 +46,7 @@ class Journal:
     def __init__(self) -> None:
         self.stretches: list[Stretch] = []
         self.moments: list[Moment] = []
+        self.caches: list[PoolSnapshot] = []  # per replica, as the run left them
 
 
 def explain(records: Records, journal: Journal, row: int) -> list[str]:

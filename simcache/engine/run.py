@@ -12,6 +12,7 @@ from simpy.core import EmptySchedule
 from simpy.events import Event
 
 from ..cache.rates import HostedPrices, hosted_prices
+from ..cache.snapshot import snapshot
 from ..errors import DeadlockError, InputError, require_count, require_number
 from ..latency import HostedProfile, ServerProfile, load_profile
 from ..price_list import parse_date
@@ -95,6 +96,8 @@ def simulate(
         if stuck:
             raise DeadlockError(f"the clock has no more events, but requests wait (rows): {stuck}")
 
+    if journal is not None and isinstance(backend, cluster.ReplicaCluster):
+        journal.caches = [snapshot(replica.scheduler.pool) for replica in backend.replicas]
     frozen = records.freeze()
     notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]
     if isinstance(workload, ClosedLoop):
