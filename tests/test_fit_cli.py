@@ -111,7 +111,22 @@ def test_fewer_points_than_coefficients_are_refused(tmp_path: Path) -> None:
     (tmp_path / "p.csv").write_text("new_tokens,context_tokens,latency_s\n256,0,0.1\n512,0,0.2\n")
     assert "at least 3" in run(tmp_path / "p.csv").stderr
     (tmp_path / "q.csv").write_text("batch,total_kv_tokens,latency_s\n1,10,0.1\n2,20,0.2\n")
-    assert "hold no prefill row" in run(tmp_path / "q.csv").stderr
+    assert "must be at least 3" in run(tmp_path / "q.csv").stderr
+
+
+def test_decode_points_alone_make_a_profile_with_a_prefill_by_default(tmp_path: Path) -> None:
+    rows = "".join(f"{b},{k},{0.01 + 5e-5 * b + 1e-7 * k}\n" for b in (1, 8, 32, 64) for k in (1000, 9000, 90_000))
+    (tmp_path / "q.csv").write_text("batch,total_kv_tokens,latency_s\n" + rows)
+    found = document(tmp_path / "q.csv", "--out", tmp_path / "p.toml")
+    assert found["coefficients"]["per_decode_s"] == pytest.approx(5e-5)
+    assert found["holdout_mape"] == pytest.approx(0, abs=1e-9)
+    assert set(found["defaults"]) == {"base_s", "per_token_s", "attention_s", "per_kv_token_mixed_s"}
+    profile = load_profile(tmp_path / "p.toml")
+    assert isinstance(profile, ServerProfile)
+    assert profile.decode_step_s(8, 9000) == pytest.approx(0.01 + 4e-4 + 9e-4)
+    assert profile.extrapolates(100)
+    assert profile.defaults == tuple(found["defaults"])
+    assert "cannot be identified" in run(tmp_path / "q.csv").stderr
 
 
 # --- public measurements

@@ -48,7 +48,7 @@ FLOORS: Final = (
     (
         "2b latency: fit and profiles",
         (
-            *("catalogue", "derived", "shapes", "kernel_fit", "points", "latency", "fit_quality", "form_choice", "fitting"),
+            *("catalogue", "derived", "shapes", "kernel_fit", "decode_fit", "points", "latency", "fit_quality", "form_choice", "fitting"),
             *("prediction", "profiles", "profile_kinds", "kernel_tables", "coefficients"),
         ),
     ),

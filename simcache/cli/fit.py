@@ -76,6 +76,9 @@ def command(
 
     conditions = _conditions(where)
     found = read_points(points, conditions, include_interpolated=include_interpolated, min_new=min_new)
+    if not found.prefill:
+        _fit_decode(found, named, (holdout_kind, holdout), host_s, out, as_json)
+        return
     model = _fit(found, form or "auto", host_s)
     profile = _profile(model, found, named)
     report = _report(model, profile, found, holdout, holdout_kind)
@@ -98,11 +101,8 @@ def _conditions(where: Sequence[str]) -> dict[str, str]:
 
 
 def _fit(found: PointSet, form: str, host_s: float | None) -> LatencyModel:
-    from ..errors import InputError
     from ..latency import LatencyModel
 
-    if not found.prefill:
-        raise InputError("points", 0, "hold no prefill row", "Give a file of prefill points beside the decode points.")
     new, cached, seconds = found.columns("prefill")
     model = LatencyModel().fit(new, cached, seconds, form)  # type: ignore[arg-type]
     if found.decode:
@@ -120,11 +120,11 @@ def _command_line() -> str:
     return shlex.join(["simcache", *sys.argv[1:]]) if "simcache" in Path(sys.argv[0]).name else "simcache fit"
 
 
-def _profile(model: LatencyModel, found: PointSet, name: str) -> ServerProfile:
+def _about(found: PointSet) -> dict[str, Any]:
+    """What the files say of themselves, as fields of a profile."""
     about: dict[str, Any] = {
         "provenance": "kernel sum" if found.kernel_sums else "measured",
         "source": ", ".join(found.sources),
-        "fit": model.record(_command_line()),
         "notes": tuple(f"{count} rows left out: {reason}." for reason, count in found.dropped.items()),
     }
     for column, field in (("model", "model"), ("gpu", "gpu")):
@@ -133,7 +133,54 @@ def _profile(model: LatencyModel, found: PointSet, name: str) -> ServerProfile:
     tp = found.identity.get("tp", [""])[:1]
     if tp and tp[0].isdigit() and int(tp[0]) > 0:
         about["gpus"] = int(tp[0])
-    return model.profile(name, **about)
+    return about
+
+
+def _profile(model: LatencyModel, found: PointSet, name: str) -> ServerProfile:
+    return model.profile(name, fit=model.record(_command_line()), **_about(found))
+
+
+def _fit_decode(
+    found: PointSet, name: str, holdout: tuple[str, float], host_s: float | None, out: Path | None, as_json: bool
+) -> None:
+    """Decode points without a prefill: a profile whose prefill is by stated defaults."""
+    from ..decode_fit import DEFAULTS, fit_decode_alone
+    from ..profiles import save_profile
+    from ..result import json_text
+
+    batch, kv_tokens, seconds = found.columns("decode")
+    profile, figures = fit_decode_alone(batch, kv_tokens, seconds, name, holdout)
+    assert profile.fit is not None
+    about = _about(found)
+    about["notes"] = (*about["notes"], *profile.notes)
+    settled = replace(profile.coefficients, host_s=host_s or 0.0)
+    profile = replace(profile, coefficients=settled, fit=replace(profile.fit, command=_command_line()), **about)
+    report = {
+        "schema_version": 1,
+        "form": profile.form,
+        "coefficients": {key: value for key, value in vars(profile.coefficients).items() if value is not None},
+        "stderr": profile.covariance.standard_errors if profile.covariance is not None else {},
+        **figures,
+        "range": _range(profile),
+        "holdout": {"share": holdout[1], "kind": holdout[0]},
+        "defaults": DEFAULTS,
+        "dropped": dict(found.dropped),
+        "warnings": [f"{each} cannot be identified from decode points; it is {text}" for each, text in DEFAULTS.items()],
+        "provenance": profile.provenance,
+    }
+    for warning in report["warnings"]:
+        click.echo(f"warning: {warning}", err=True)
+    if out is not None:
+        save_profile(profile, out)
+        report["out"] = str(out)
+    if as_json:
+        click.echo(json_text(report), nl=False)
+        return
+    click.echo(f"{profile.name}: {report['n']} decode points, no prefill; mean relative error {report['mape']:.1%}")
+    for key, error in report["stderr"].items():
+        click.echo(f"{key:<20}{report['coefficients'][key]:>12.4g}{error:>12.2g}")
+    if out is not None:
+        click.echo(f"profile: {out}")
 
 
 def _report(model: LatencyModel, profile: ServerProfile, found: PointSet, share: float, kind: str) -> dict[str, Any]:
