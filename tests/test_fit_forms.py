@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import gzip
+import runpy
 from pathlib import Path
 
 import numpy as np
@@ -211,3 +212,11 @@ def test_a_line_holds_from_256_to_2048_tokens_without_context(shared_data: Path,
 def test_the_choice_of_the_form_prefers_few_coefficients() -> None:
     chosen = [choose_form(points(PLAIN, 0.02, seed))[0] for seed in range(20)]
     assert chosen.count("context") >= 18
+
+
+def test_the_study_of_where_a_line_holds_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    study = runpy.run_path(str(Path(__file__).parent.parent / "studies" / "14_where_linear_holds.py"))
+    monkeypatch.setitem(study["main"].__globals__, "FIGURES", tmp_path)
+    text = study["main"](True)
+    assert (tmp_path / "quick" / "14_where_linear_holds.png").stat().st_size > 10_000
+    assert "falls short by 61.1 % to 82.2 %" in text
