@@ -287,6 +287,10 @@ def test_help_and_version() -> None:
     for verb in cli.VERBS:
         help_text = subprocess.run(command(verb, "--help"), capture_output=True, text=True, env=environment()).stdout
         assert help_text.startswith(f"Usage: simcache {verb}")
+        if verb == "theory":  # a verb of verbs
+            help_text = subprocess.run(
+                command(verb, "breakeven", "--help"), capture_output=True, text=True, env=environment()
+            ).stdout
         assert "--json" in help_text
     assert subprocess.run(command("--version"), capture_output=True, text=True, env=environment()).stdout.startswith(
         "simcache, version "
