@@ -44,6 +44,9 @@ if TYPE_CHECKING:
     from .scenario import Server as Server
     from .scenario_file import load_scenarios as load_scenarios
     from .scenario_file import to_toml as to_toml
+    from .study import Precision as Precision
+    from .sweeps import Sweep as Sweep
+    from .sweeps import sweep as sweep
     from .warming import Moment as Moment
     from .warming import NoWarming as NoWarming
     from .warming import WarmAfterAnswer as WarmAfterAnswer
@@ -91,6 +94,8 @@ _HOMES = {
     "result": ("Result", "load_records", "save_records", "summarise"),
     "scenario": ("Cluster", "HostedApi", "Scenario", "Server"),
     "scenario_file": ("load_scenarios", "to_toml"),
+    "study": ("Precision",),
+    "sweeps": ("Sweep", "sweep"),
     "warming": (
         "Moment",
         "NoWarming",

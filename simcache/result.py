@@ -125,8 +125,14 @@ class Result:
         return folder
 
 
-def _figures(result: Result) -> dict[tuple[str, ...], float | None]:
-    """Every figure of one run that gets an interval over seeds, by its place in the entry."""
+def run_figures(result: Result) -> dict[tuple[str, ...], float | None]:
+    """Every figure of one run that gets an interval over seeds, by its place in the entry of ``summarise``.
+
+    >>> from simcache import TypingSessions, Scenario, Server, simulate
+    >>> result = simulate(Scenario(workload=TypingSessions(users=2), backend=Server()), duration_s=60, seed=1)
+    >>> run_figures(result)["ttft_s", "p95"] == result.quantiles("ttft_s", [0.95])[0]
+    True
+    """
     figures: dict[tuple[str, ...], float | None] = {}
     for name in SPANS:
         values = result.span(name)
@@ -207,7 +213,7 @@ def summarise(results: Sequence[Result]) -> Json:
         "outcomes": {outcome: _mean_count(results, "outcome", outcome) for outcome in OUTCOMES},
         "user_outcomes": {outcome: _mean_count(results, "outcome", outcome, users_only=True) for outcome in OUTCOMES},
     }
-    per_seed = [_figures(result) for result in results]
+    per_seed = [run_figures(result) for result in results]
     for place in per_seed[0]:
         _place(entry, place, [figures[place] for figures in per_seed])
     wall = Wall(

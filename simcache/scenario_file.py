@@ -96,6 +96,16 @@ def parse_scenarios(text: str, overrides: Sequence[str] = (), *, path: Path | No
     return _Reader(Builder(path=path, base=path.parent if path else None)).read(top, overrides)
 
 
+def scenarios_of_table(top: Mapping[str, Any], *, path: Path | None = None) -> ScenarioFile:
+    """As :func:`read_scenarios`, from the tables of a file already parsed, which may stand inside the file ``path``.
+
+    >>> workload = {"kind": "typing-sessions", "users": 3}
+    >>> scenarios_of_table({"name": "chat", "workload": workload, "backend": {"kind": "server"}}).name
+    'chat'
+    """
+    return _Reader(Builder(path=path, base=path.parent if path else None)).read(dict(top), ())
+
+
 @dataclass(frozen=True)
 class _Reader:
     make: Builder

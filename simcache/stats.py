@@ -6,8 +6,9 @@ quantile too) and the interval is taken over the seeds.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -187,6 +188,94 @@ def over_seeds(
     low = estimate.low if at_least is None else max(estimate.low, at_least)
     high = estimate.high if at_most is None else min(estimate.high, at_most)
     return estimate._replace(low=low, high=high)
+
+
+def quantile_over(values_by_seed: Sequence[ArrayLike], q: float, confidence: float = 0.95) -> Estimate | None:
+    """The q-quantile per seed, and the t interval of its mean over the seeds; a seed without values has none.
+
+    One run's values are not independent, so no interval may be taken across them; the runs are.
+
+    >>> quantile_over([[1, 2, 3], [2, 3, 4], []], 0.5).mean
+    2.5
+    """
+    return over_seeds([quantile(values, q) for values in values_by_seed], confidence)
+
+
+def coverage(intervals: Sequence[Estimate], truth: float) -> float:
+    """The share of ``intervals`` that hold ``truth``: what 0.95 should come to over many repeated experiments.
+
+    >>> coverage([Estimate(1.0, 0.5, 1.5, 10), Estimate(3.0, 2.5, 3.5, 10)], 1.2)
+    0.5
+    """
+    require(len(intervals) > 0, "intervals", len(intervals), "must be at least one")
+    held = [each.low is not None and each.high is not None and each.low <= truth <= each.high for each in intervals]
+    return sum(held) / len(held)
+
+
+LEAST_REPLICATIONS: Final = 10
+"""Below it the spread is too uncertain for a rule that stops on it: intervals that happen to be narrow would be believed."""
+
+
+def replications_wanted(
+    values: ArrayLike,
+    *,
+    half_width: float | None = None,
+    relative_half_width: float | None = None,
+    confidence: float = 0.95,
+    at_least: int = LEAST_REPLICATIONS,
+    at_most: int = 200,
+) -> int:
+    """How many replications there should be, judged by the ``values`` at hand; their number once they are enough.
+
+    Sequential stopping after Chow and Robbins (1965): go on until the t interval's half-width is at most ``half_width``, or
+    at most ``relative_half_width`` times the mean (Nadas 1969). Between two looks the number grows by what the spread so far
+    asks for, at most by half, so there are few looks. Because it stops on a lucky small spread, the 95 % interval of where it
+    stops covers less than 95 %: 93.6 % for normal, 90.5 % for exponential values at 10 % relative (tests/test_stats.py).
+
+    >>> replications_wanted([1.0, 1.1] * 5, relative_half_width=0.1), replications_wanted([1.0, 3.0] * 5, half_width=0.5)
+    (10, 15)
+    """
+    require((half_width is None) != (relative_half_width is None), "half_width", half_width, "or relative_half_width must be given")
+    for name, value in (("half_width", half_width), ("relative_half_width", relative_half_width)):
+        if value is not None:
+            require_number(name, value, above=0)
+    require_count("at_least", at_least, at_least=LEAST_REPLICATIONS)
+    require_count("at_most", at_most, at_least=at_least)
+    array = np.asarray(values, dtype=float)
+    if len(array) < at_least:
+        return at_least
+    estimate = t_interval(array, confidence)
+    assert estimate.high is not None
+    half = estimate.high - estimate.mean
+    target = half_width if half_width is not None else (relative_half_width or 0.0) * abs(estimate.mean)
+    if half <= target or len(array) >= at_most:
+        return len(array)
+    asked = at_most if target == 0 else min(at_most, len(array) * (half / target) ** 2)
+    return min(at_most, max(len(array) + 1, min(math.ceil(asked), len(array) * 3 // 2)))
+
+
+def requests_per_arm(
+    difference: float, variance_a: float, variance_b: float, *, power: float = 0.8, confidence: float = 0.95
+) -> float:
+    """Requests in each arm of a live test that finds ``difference`` between two means with probability ``power``.
+
+    ``(z_(1+confidence)/2 + z_power)^2 (variance_a + variance_b) / difference^2``, the two-sided z test; variances per request,
+    with what requests of one user or one queue share counted in.
+
+    >>> round(requests_per_arm(0.5, 1.0, 1.0), 1)
+    62.8
+    """
+    from scipy.special import ndtri
+
+    _check_confidence(confidence)
+    require_number("power", power, above=0)
+    require(power < 1, "power", power, "must be below 1", "0.8 is usual.")
+    require_number("difference", difference)
+    require(difference != 0, "difference", difference, "must not be 0", "No test finds a difference that is not there.")
+    require_number("variance_a", variance_a, at_least=0)
+    require_number("variance_b", variance_b, at_least=0)
+    z = float(ndtri((1 + confidence) / 2) + ndtri(power))
+    return z**2 * (variance_a + variance_b) / difference**2
 
 
 def _check_confidence(confidence: float) -> None:

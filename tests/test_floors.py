@@ -23,8 +23,8 @@ FLOORS: Final = (
     (
         "6 scenarios x seeds",
         (
-            "compare",
-            "headroom",
+            *("digests", "runs", "run_store", "workers", "axes", "study", "sweeps", "study_file"),
+            *("compare", "headroom"),
         ),
     ),
     ("5 the clock", ("engine/",)),
@@ -48,13 +48,38 @@ FLOORS: Final = (
     (
         "2b latency: fit and profiles",
         (
-            *("catalogue", "derived", "shapes", "kernel_fit", "decode_fit", "points", "latency", "fit_quality", "form_choice", "fitting"),
+            *(
+                "catalogue",
+                "derived",
+                "shapes",
+                "kernel_fit",
+                "decode_fit",
+                "points",
+                "latency",
+                "fit_quality",
+                "form_choice",
+                "fitting",
+            ),
             *("prediction", "profiles", "profile_kinds", "kernel_tables", "coefficients"),
         ),
     ),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
-        ("logs", "usage_blocks", "price_list", "pricing", "metrics", "stats", "queueing", "theory", "steady", "stopping", "units", "pml", "pml_xml"),
+        (
+            "logs",
+            "usage_blocks",
+            "price_list",
+            "pricing",
+            "metrics",
+            "stats",
+            "queueing",
+            "theory",
+            "steady",
+            "stopping",
+            "units",
+            "pml",
+            "pml_xml",
+        ),
     ),
     ("1 what happened and what can go wrong", ("records", "prompt", "streams", "errors")),
 )

@@ -102,6 +102,10 @@ def dependencies() -> set[str]:
     return {re.split(r"[<>=!~ ]", each, maxsplit=1)[0] for each in listed}
 
 
+EXTRAS = {"numba", "dask", "distributed"}
+"""What is imported where somebody has installed the extra `speed` or `cluster`."""
+
+
 def test_every_dependency_is_used_and_justified() -> None:
     used = set()
     for path in (ROOT / "simcache").rglob("*.py"):
@@ -110,7 +114,7 @@ def test_every_dependency_is_used_and_justified() -> None:
                 used |= {alias.name.split(".")[0] for alias in node.names}
             elif isinstance(node, ast.ImportFrom) and not node.level:
                 used.add((node.module or "").split(".")[0])
-    outside = {name for name in used if name not in sys.stdlib_module_names} - {"simcache", "numba"}  # numba: the extra `speed`
+    outside = {name for name in used if name not in sys.stdlib_module_names} - {"simcache", *EXTRAS}
     assert {name.replace("-", "_") for name in dependencies()} == outside
     table = re.findall(r"^\| ([a-z-]+) \| .+ \|$", (ROOT / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert dependencies() <= set(table)

@@ -125,3 +125,21 @@ def _umask() -> int:
     mask = os.umask(0)
     os.umask(mask)
     return mask
+
+
+def our_folder(folder: Path, marks: Sequence[str]) -> None:
+    """Make ``folder``, which keeps what is in it. Raises InputError where it cannot be written, or holds other things than ours.
+
+    ``marks``: names of which one lies in every folder that this command has written.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise InputError("out", str(folder), "must be a folder")
+        if folder.is_dir() and any(folder.iterdir()) and not any((folder / mark).exists() for mark in marks):
+            rule = f"holds files that simcache did not write (it has no {marks[0]})"
+            raise InputError("out", str(folder), rule, "Name a new or an empty folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise _unwritable(folder, error) from None

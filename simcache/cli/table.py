@@ -60,6 +60,11 @@ def print_notes(own: Sequence[str], entries: Sequence[Entry]) -> None:
         click.echo("\n".join(_filled(f"note: {note}")))
 
 
+def print_lines(text: str) -> None:
+    """A text of any length, in lines of the width."""
+    click.echo("\n".join(_filled(text)))
+
+
 def _filled(text: str) -> list[str]:
     """``text`` in lines of the width, broken at spaces only, so that a path stays whole and can be copied."""
     return textwrap.wrap(text, width(), break_long_words=False, break_on_hyphens=False)
