@@ -108,9 +108,9 @@ def fit_plane(design: Floats, y: Floats, names: tuple[str, ...], known: Floats |
 def bootstrap(part: _Part, offset: bool = False) -> Floats:
     """Draws of the values of a linear problem, (BOOTSTRAPS, values): its residuals, resampled, and the problem solved again.
 
-    Residuals are widened for the freedom that the fit took from them (divided by sqrt(1 - leverage)). Where neighbours in the
-    order of the rows have residuals alike, as a kernel's tile steps make them, blocks of neighbours are drawn together; their
-    length follows Carlstein's rule for a first-order autoregression (Annals of Statistics 14, 1986).
+    Residuals are divided by 1 - leverage, as a jackknife does: few points make an interval wider than a normal law says. Where
+    neighbours in the order of the rows have residuals alike, as a kernel's tile steps make them, blocks of neighbours are drawn
+    together; their length follows Carlstein's rule for a first-order autoregression (Annals of Statistics 14, 1986).
     """
     design, y = (part.design[:, :-1], part.seconds - part.design[:, -1]) if offset else (part.design, part.seconds)
     fitted = part.seconds - y + design @ part.values
@@ -122,7 +122,7 @@ def bootstrap(part: _Part, offset: bool = False) -> Floats:
     relative = used / part.seconds[:, None]
     scale = np.linalg.norm(relative, axis=0)
     leverage = np.clip((np.linalg.qr(relative / scale)[0] ** 2).sum(axis=1), 0, 0.9)
-    residuals = (part.seconds - fitted) / fitted / np.sqrt(1 - leverage)
+    residuals = (part.seconds - fitted) / fitted / (1 - leverage)
     residuals -= residuals.mean()
     picks = _blocks(residuals, stream(0, "bootstrap"))
     again = fitted * np.maximum(1 + residuals[picks], 0.05)
