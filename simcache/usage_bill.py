@@ -97,7 +97,7 @@ def bill_usage(log: UsageLog, *, model: str | None = None, rules: str | None = N
     lines = dict.fromkeys(API_LINES, 0.0)
     unpriced: list[int] = []
     causes: dict[tuple[str, str, str], int] = {}
-    sources: dict[str, None] = {}
+    days: dict[str, list[str]] = {}
     first_error: InputError | None = None
     for (provider, name, moment, batch), chosen in groups.items():
         while chosen:
@@ -114,7 +114,7 @@ def bill_usage(log: UsageLog, *, model: str | None = None, rules: str | None = N
                 continue
             for line in API_LINES:
                 lines[line] += found[line]
-            sources[f"{prices.tariff.source} ({'today, ' if moment is None else ''}{prices.tariff.as_of})"] = None
+            days.setdefault(prices.tariff.source + (", today" if moment is None else ""), []).append(prices.tariff.as_of)
             break
     if first_error is not None and len(unpriced) == len(rows):
         raise first_error
@@ -129,7 +129,7 @@ def bill_usage(log: UsageLog, *, model: str | None = None, rules: str | None = N
         unpriced_models=tuple(
             Unpriced(provider=provider, model=name, requests=count, why=why) for (provider, name, why), count in causes.items()
         ),
-        prices=_shortened(list(sources)),
+        prices=tuple(f"{source} ({_span(sorted(set(each)))})" for source, each in days.items()),
         notes=tuple(notes),
     )
 
@@ -257,9 +257,8 @@ def _needs(row: UsageRow, error: InputError) -> bool:
     return column is None or bool(getattr(row, column))
 
 
-def _shortened(sources: list[str]) -> tuple[str, ...]:
-    most = 6
-    return tuple(sources) if len(sources) <= most else (*sources[:most], f"and {len(sources) - most:,} more days or models")
+def _span(days: Sequence[str]) -> str:
+    return days[0] if len(days) == 1 else f"{days[0]} to {days[-1]}"
 
 
 def _uncached(row: UsageRow) -> UsageRow:

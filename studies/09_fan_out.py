@@ -12,8 +12,8 @@ Setup
 
 What to look at
     How fast the left curve falls: the requests that pay are those that start before the first one's entry is there, so one second
-    between two requests already saves nine tenths at Claude. And what waiting for the entry costs: the last answer comes later by what a hit
-    takes, 1.4 s, for a ninth of the input bill.
+    between two requests already saves nine tenths at Claude. And what waiting for the entry costs: the last answer comes later by
+    what a hit takes, 1.4 s, for a ninth of the input bill.
 """
 
 from __future__ import annotations

@@ -57,7 +57,7 @@ def ask(at_s: float, *prompt: tuple[str, int], shared: int | None = None, **fiel
 def run(rules: str, *requests: Request, model: str | None = None, seed: int = 0, **api):
     model = model or EXAMPLES[rules]
     backend = HostedApi(
-        provider=load_rules(rules).provider if not rules.endswith(".toml") else "mine",
+        provider=load_rules(rules).provider,
         model=model,
         rules=rules,
         **{"profile": PROFILE, "jitter": False, "prices_at": "2026-11-21"} | api,
@@ -93,6 +93,17 @@ def test_rules_are_chosen_by_provider_and_model(provider, model, name):
     assert rules_of(provider, model).name == name
 
 
+def test_every_name_of_a_provider_leads_to_one_set_of_rules():
+    for name in rules_names():
+        rules = load_rules(name)
+        for provider in (rules.provider, *rules.aliases):
+            for model in (None, "nobody-knows", *EXAMPLES.values()):
+                found = rules_of(provider, model)
+                assert found.provider == rules.provider
+                assert found.default
+            assert rules_for(provider, EXAMPLES[name], name) == rules
+
+
 def test_gpt_5_6_is_served_under_its_own_rules():
     backend = HostedApi(provider="openai", model="gpt-5.6-sol", profile=PROFILE, jitter=False)
     rows = (ask(0, ("doc", 2000), ("q1", 5)), ask(10, ("doc", 2000), ("q1", 5), ("a1", 10), ("q2", 5)))
@@ -107,6 +118,11 @@ def test_any_unknown_name_lists_near_ones():
         rules_of("gemni")
     with pytest.raises(UnknownNameError, match="claude-sonnet-4-5"):
         tariff_of(load_rules("anthropic"), "claude-sonet-4-5", DAY)
+
+
+def test_rules_of_another_provider_are_no_way_around_a_misspelt_one():
+    with pytest.raises(InputError, match="'anthropic'"):
+        rules_for("antropic", "claude-sonnet-4-5", "anthropic")
 
 
 def test_what_stores_data_is_ruled_out():

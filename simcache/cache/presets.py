@@ -85,7 +85,7 @@ def rules_of(provider: str, model: str | None = None, *, zero_data_retention: bo
 def rules_for(provider: str, model: str, rules: str | None, *, zero_data_retention: bool = False) -> ProviderRules:
     """The rules called ``rules`` (a name or a TOML path), or where that is None those of :func:`rules_of`.
 
-    Errors: as there; rules that store data although none may be retained.
+    Errors: as there; rules of another provider; rules that store data although none may be retained.
 
     >>> rules_for("openai", "gpt-4o", None).name, rules_for("openai", "gpt-4.1", "openai-24h").name
     ('openai-2024', 'openai-24h')
@@ -93,6 +93,10 @@ def rules_for(provider: str, model: str, rules: str | None, *, zero_data_retenti
     if rules is None:
         return rules_of(provider, model, zero_data_retention=zero_data_retention)
     loaded = load_rules(rules)
+    names = (loaded.provider, *loaded.aliases)
+    if provider not in names:
+        rule = f"is not the provider of rules {loaded.name!r}, which is {' or '.join(map(repr, names))}"
+        raise InputError("provider", provider, rule, "For one provider's rules at another's prices write a file of your own.")
     if zero_data_retention and loaded.stores_data:
         raise InputError("rules", rules, "store data, which zero_data_retention rules out", "See `simcache providers`.")
     return loaded
