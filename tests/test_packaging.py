@@ -132,7 +132,7 @@ def test_a_run_needs_no_network(tmp_path: Path) -> None:
     blocked = ROOT / ".ci" / "no_sockets"
     if not blocked.is_dir():
         pytest.skip("no .ci here: an installed or unpacked source distribution")
-    knock = "import socket; socket.create_connection(('127.0.0.1', 9), timeout=1)"
+    knock = "import socket; socket.create_connection(('192.0.2.1', 9), timeout=1)"
     assert "sockets are blocked" in python(knock, first=str(blocked)).stderr
     run = "from simcache.cli import main; main(['run', '--seeds', '1', '--set', 'duration_s=300'])"
     done = python(run, cwd=tmp_path, first=str(blocked))
