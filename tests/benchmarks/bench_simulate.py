@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 TRACES = Path(os.environ.get("SIMCACHE_DATA", ROOT.parent / "shared" / "data")) / "traces"
 KV_TOKENS = 25_000 * 16
 REPEATS = 5
+FORCED_REQUESTS = 1_500
 
 
 def yardstick_per_s(customers: int = 20_000, load: float = 0.7) -> float:
@@ -64,6 +65,14 @@ def main() -> None:
             speeds.append(wall.requests_per_s)
             ratios.append(wall.requests_per_s / bare)
         print(f"{name:34} {statistics.median(speeds):10,.0f} {statistics.median(ratios):14.3f} {wall.events_per_request:14.2f}")
+    first = Scenario(
+        workload=TraceWorkload(path=str(TRACES / "mooncake_conversation.jsonl.gz"), format="mooncake", limit=FORCED_REQUESTS),
+        backend=Cluster(replicas=4, kv_tokens=KV_TOKENS),
+    )
+    jumping, forced = (simulate(first.but(backend__jump=jump)).wall for jump in (True, False))
+    faster = forced.simulate_s / jumping.simulate_s
+    print(f"first {FORCED_REQUESTS:,} of the conversation, every engine step alone: {forced.events_per_request:.1f} events/request")
+    print(f"jumping is {faster:.1f} times as fast")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
