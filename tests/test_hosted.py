@@ -134,6 +134,7 @@ def test_an_entry_is_visible_when_the_rules_say_so(visibility, ready_at_s):
         r = world.run()
         assert r.hit_tokens[1] == hit
         assert world.tickets[0].visible_at == instant(ready_at_s)
+        assert [at for at, row, what in world.said if (row, what) == (0, "visible")] == [pytest.approx(ready_at_s)]
 
 
 def test_two_that_miss_at_once_pay_two_writes_and_insert_once():

@@ -263,6 +263,9 @@ SMALL["every breakpoint, one of the provider's own"] = replace(
 )
 
 
+SMALL["objects that reads do not refresh"] = replace(SMALL["exact at breakpoints"], lookback_positions=1, reads_refresh=False)
+
+
 class Oracle:
     """Every prefix of every stored prompt as a tuple of single tokens: slow, and obvious."""
 
@@ -327,24 +330,28 @@ class Oracle:
             if credit and depth <= found.hit_tokens and not entry[2]:
                 entry[2] = True
                 credited += 1
+            if not self.rules.reads_refresh:
+                continue
             entry[0] = max(entry[0], now + 10)
             if depth == found.stored_tokens and self.rules.matching != "prefix at unit":
                 self.stops[prefix] = max(self.stops[prefix], now + 10)
         return credited
 
     def write(self, request: Request, origin: int, now: int) -> int:
-        inserted = 0
+        inserted, until = 0, now + 10
         for depth, prefix in enumerate(self.prefixes(request), start=1):
             if depth > self.cacheable(request):
                 break
             entry = self.tokens.get(prefix)
             if entry is None or entry[0] <= now:
-                self.tokens[prefix] = [now + 10, origin, False]
+                self.tokens[prefix] = [until, origin, False]
                 inserted += 1
+            elif self.rules.reads_refresh:
+                entry[0] = max(entry[0], until)
             else:
-                entry[0] = max(entry[0], now + 10)
+                until = min(until, entry[0])
             if depth in self.marks(request) and depth >= self.rules.min_tokens and self.rules.matching != "prefix at unit":
-                self.stops[prefix] = max(self.stops.get(prefix, 0), now + 10)
+                self.stops[prefix] = max(self.stops.get(prefix, 0), until)
         return inserted
 
 
@@ -397,17 +404,17 @@ def test_longest_prefix_agrees_with_the_prompt_rule(one, other):
     )
 
 
-def test_a_hundred_thousand_requests_take_seconds():
+def test_twenty_thousand_requests_take_a_second():
     draw = random.Random(1)
     for rules in (OPENAI, ANTHROPIC):
         cache, begun = store(rules, "claude-sonnet-4-5"), time.process_time()
-        for row in range(50_000):
-            session = draw.randrange(5_000)
+        for row in range(10_000):
+            session = draw.randrange(1_000)
             turns = draw.randrange(1, 20)
             prompt = (Segment("system", 2000), *(Segment(f"{session}/{turn}", 50) for turn in range(turns)))
             request = Request(0.0, prompt, Segment("answer", 1), shared_segments=turns)
             found = cache.lookup(request, row)
             cache.read(request, found, row, credit=True)
             cache.write(request, origin=row, started_at=row, now=row)
-        assert time.process_time() - begun < 20  # about 3 s on the machine this was written on
+        assert time.process_time() - begun < 8  # about half a second on the machine this was written on
         cache.check()
