@@ -107,7 +107,7 @@ def test_a_file_without_sessions_is_refused(tmp_path):
     broken.write_text('{"requests": [[1, 2]]}\n')
     with pytest.raises(InputError, match="compact coding-agent format"):
         TracePauses(path=str(broken)).draw(stream(1, "x"), 3)
-    broken.write_text('{"requests": []}\n')
+    broken.write_text('{"block_size": 64, "requests": []}\n')
     with pytest.raises(InputError, match="must hold pauses after an answer"):
         TracePauses(path=str(broken)).draw(stream(1, "x"), 3)
 

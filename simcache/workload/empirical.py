@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Final, NamedTuple
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -68,16 +68,17 @@ class Gap(NamedTuple):
     """One step of a coding-agent session: the client's delay before a request, and what came before it.
 
     ``after_tool`` False: the model had ended its turn, so the delay is a human's. ``start_to_start_s`` is the time since the
-    request before was sent, which is what a sliding lifetime counts; ``held_tokens`` were its prompt.
+    request before was sent, which is what a sliding lifetime counts; ``reusable_tokens`` are the full blocks of its prompt that
+    this one begins with.
 
-    >>> Gap(delay_s=112.0, start_to_start_s=133.0, after_tool=False, held_tokens=96_785).after_tool
+    >>> Gap(delay_s=112.0, start_to_start_s=133.0, after_tool=False, reusable_tokens=96_768).after_tool
     False
     """
 
     delay_s: float
     start_to_start_s: float
     after_tool: bool
-    held_tokens: int
+    reusable_tokens: int
 
 
 def session_gaps(path: str | Path) -> list[list[Gap]]:
@@ -88,7 +89,7 @@ def session_gaps(path: str | Path) -> list[list[Gap]]:
     sessions = []
     for number, line in json_lines(path, longest=LONGEST_SESSION_LINE):
         try:
-            sessions.append(list(_gaps(line["requests"])))
+            sessions.append(list(_gaps(line["requests"], int(line["block_size"]))))
         except (KeyError, TypeError, IndexError, ValueError) as error:
             rule = "must be a session of the compact coding-agent format"
             raise InputError("session", type(error).__name__, rule, path=Path(path), line=number) from None
@@ -142,15 +143,15 @@ class TracePauses:
         return math.inf
 
 
-def _gaps(requests: list[list[object]]) -> Iterator[Gap]:
-    before: list[object] | None = None
+def _gaps(requests: list[list[Any]], block_tokens: int) -> Iterator[Gap]:
+    before: list[Any] | None = None
     for cells in requests:
-        at_s, tokens, _, _, delay_s, _, stop, depth = cells[:8]
+        at_s, _, _, _, delay_s, _, _, depth, keep = cells[:9]
         if depth:
             continue
         if before is not None and before[6] in (HUMAN_STOP, TOOL_STOP) and delay_s is not None:
-            yield Gap(float(delay_s), float(at_s) - float(before[0]), before[6] == TOOL_STOP, int(before[1]))  # type: ignore[arg-type,call-overload]
-        before = [at_s, tokens, None, None, None, None, stop]
+            yield Gap(float(delay_s), float(at_s) - float(before[0]), before[6] == TOOL_STOP, int(keep) * block_tokens)
+        before = cells
 
 
 @lru_cache(maxsize=4)
