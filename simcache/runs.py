@@ -34,7 +34,7 @@ class Run:
     """The figures of one run under one seed. Seconds, dollars, shares and counts, by the names of ``Metric``.
 
     ``quantiles``: span -> its PERCENTILES, absent where no request has it. ``variances``: metric -> variance that the figure
-    would have in a live test of one request, requests of one user counted as one cluster (see ``comparison.live_test``).
+    would have in a live test of one request, requests of one user counted as one cluster (see ``comparison.LiveTest``).
 
     >>> Run(seed=0, figures={"slo_share": 0.5}, quantiles={}, variances={}).figures["slo_share"]
     0.5
@@ -273,7 +273,7 @@ _LABELS: Final = {
     "e2e_s": "end to end",
     "perceived_s": "perceived",
     "queue_s": "queue",
-    "slo_share": "under the objective",
+    "slo_share": "in time",
     "token_hit_ratio": "token hits",
     "block_hit_ratio": "block hits",
     "cost_usd.per_1000_questions": "$ per 1,000 questions",

@@ -230,7 +230,8 @@ def replications_wanted(
     Sequential stopping after Chow and Robbins (1965): go on until the t interval's half-width is at most ``half_width``, or
     at most ``relative_half_width`` times the mean (Nadas 1969). Between two looks the number grows by what the spread so far
     asks for, at most by half, so there are few looks. Because it stops on a lucky small spread, the 95 % interval of where it
-    stops covers less than 95 %: 93.6 % for normal, 90.5 % for exponential values at 10 % relative (tests/test_stats.py).
+    stops covers less than 95 %: 93.6 % of 3,000 experiments both for normal values of variation 0.3 at 10 % relative and for
+    exponential ones at 20 %, 93.4 % for log-normal ones of sigma 0.5 at 10 % (tests/test_stats.py repeats a part).
 
     >>> replications_wanted([1.0, 1.1] * 5, relative_half_width=0.1), replications_wanted([1.0, 3.0] * 5, half_width=0.5)
     (10, 15)

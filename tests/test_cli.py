@@ -19,7 +19,7 @@ from click.testing import CliRunner
 
 from simcache import cli
 from simcache.cli.files import folder_names, output_folder
-from simcache.compare import answer, warming_effects
+from simcache.answers import answer, warming_effects
 from simcache.engine.run import simulate
 from simcache.errors import InputError
 from simcache.result import load_records

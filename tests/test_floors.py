@@ -24,7 +24,7 @@ FLOORS: Final = (
         "6 scenarios x seeds",
         (
             *("digests", "runs", "run_store", "workers", "axes", "study", "sweeps", "study_file"),
-            *("compare", "headroom"),
+            *("comparison", "answers", "headroom"),
         ),
     ),
     ("5 the clock", ("engine/",)),

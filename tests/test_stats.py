@@ -127,6 +127,46 @@ def test_bootstrap_repeats_under_one_seed_and_not_under_another():
     assert stats.bootstrap(values, seed=1).low != stats.bootstrap(values, seed=2).low
 
 
+def replicated(draw, relative, rng):
+    """The interval where the sequential rule stops, from a pool of values."""
+    pool, n = draw(rng, 400), 10
+    while (wanted := stats.replications_wanted(pool[:n], relative_half_width=relative, at_most=400)) > n:
+        n = wanted
+    return stats.t_interval(pool[:n])
+
+
+@pytest.mark.parametrize(
+    ("draw", "relative"),
+    [(lambda rng, n: rng.normal(1.0, 0.3, n), 0.1), (lambda rng, n: rng.exponential(1.0, n), 0.2)],
+    ids=["normal", "exponential"],
+)
+def test_stopping_on_the_width_of_the_interval_costs_a_little_coverage(draw, relative):
+    rng = np.random.default_rng(3)
+    estimates = [replicated(draw, relative, rng) for _ in range(800)]
+    assert stats.coverage(estimates, 1.0) == pytest.approx(0.936, abs=0.026)  # three standard errors of 800
+    assert all(estimate.high - estimate.mean <= relative * estimate.mean or estimate.n == 400 for estimate in estimates)
+
+
+@given(st.lists(st.floats(0.1, 10), min_size=10, max_size=60), st.floats(0.01, 1.0))
+def test_more_replications_are_asked_for_exactly_while_the_interval_is_too_wide(values, relative):
+    wanted = stats.replications_wanted(values, relative_half_width=relative, at_most=100)
+    estimate = stats.t_interval(values)
+    narrow = estimate.high - estimate.mean <= relative * abs(estimate.mean)
+    assert (wanted == len(values)) == narrow
+    assert wanted <= max(len(values) + 1, len(values) * 3 // 2)
+
+
+def test_a_quantile_over_seeds_is_the_mean_of_their_quantiles():
+    estimate = stats.quantile_over([[1, 2, 3], [3, 4, 5], []], 0.5)
+    assert (estimate.mean, estimate.n) == (3.0, 2)
+
+
+def test_requests_per_arm_are_those_of_the_textbook():
+    # Two-sided z test at 5 %, 80 % power: 16 s^2 / d^2 by the rule of thumb (Lehr 1992), 15.7 exactly.
+    assert stats.requests_per_arm(1.0, 1.0, 1.0) == pytest.approx(15.698, abs=1e-3)
+    assert stats.requests_per_arm(-0.5, 1.0, 3.0) == pytest.approx(15.698 * 8, abs=0.01)
+
+
 @pytest.mark.parametrize("interval", [stats.t_interval, stats.bootstrap])
 def test_one_value_has_no_interval_and_equal_values_one_of_no_width(interval):
     assert interval([4.0]) == (4.0, None, None, 1)
@@ -150,6 +190,9 @@ def test_seeds_without_a_figure_are_left_out_and_counted():
         (lambda: stats.t_interval([[1.0, 2.0]]), r"values\(=\(1, 2\)\) must be one row of numbers"),
         (lambda: stats.quantile([1.0], 1.5), r"q\(=1.5\) must be at most 1"),
         (lambda: stats.batch_means([1.0, 2.0], batches=3), r"values\(=2\) must be at least 3 values"),
+        (lambda: stats.replications_wanted([1.0], half_width=0.1, at_least=5), r"at_least\(=5\) must be at least 10"),
+        (lambda: stats.replications_wanted([1.0]), r"or relative_half_width must be given"),
+        (lambda: stats.requests_per_arm(0.0, 1.0, 1.0), r"must not be 0"),
         (lambda: stats.bootstrap([1.0, 2.0], resamples=5), r"resamples\(=5\) must be at least 100"),
     ],
 )

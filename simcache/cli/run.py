@@ -112,7 +112,7 @@ class _Told(NamedTuple):
 
 
 def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told) -> None:
-    from ..compare import answer
+    from ..answers import answer
     from ..result import document, json_text, summarise
     from .files import named_for_files, output_folder
     from .story import print_story, story_document, tell, told_scenario

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from . import metrics, stats, units
@@ -133,17 +133,28 @@ def _mean(values: Iterable[float | None]) -> float | None:
 
 def _waits(results: Sequence[Result]) -> str:
     slo_ttft_s = results[0].scenario.slo_ttft_s
-    half = _mean(stats.quantile(metrics.ttft_s(result.records), 0.5) for result in results)
+    half, tail = (
+        _with_interval([stats.quantile(metrics.ttft_s(result.records), q) for result in results], units.seconds)
+        for q in (0.5, 0.95)
+    )
     if half is None:
         return "Nobody was answered."
-    tail = units.seconds(_mean(map(_p95_s, results)))
     share = units.share(_mean(metrics.slo_share(result.records, slo_ttft_s) for result in results))
-    cost = _mean(map(_usd, results))
-    priced = "" if cost is None else f", at {units.dollars(cost)} per 1,000 questions"
+    cost = _with_interval([_usd(result) for result in results], units.dollars)
+    priced = "" if cost is None else f", at {cost} per 1,000 questions"
     return (
-        f"Half of the users wait at most {units.seconds(half)} for the first token and 95 % at most {tail}; "
+        f"Half of the users wait at most {half} for the first token and 95 % at most {tail}; "
         f"{share} of the questions are under {slo_ttft_s:g} s{priced}."
     )
+
+
+def _with_interval(values: Sequence[float | None], text: Callable[[float | None], str]) -> str | None:
+    """The mean over the seeds that have it, and its interval where there is one."""
+    found = stats.over_seeds(values, at_least=0.0)
+    if found is None:
+        return None
+    bounds = None if found.low is None or found.high is None else (found.low, found.high)
+    return f"{text(found.mean)} {units.interval(bounds, text)}".rstrip()
 
 
 def _best(results_by_variant: Mapping[str, Sequence[Result]]) -> str:
