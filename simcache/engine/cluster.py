@@ -168,6 +168,8 @@ def build(
     if server.initial_cache is not None:
         saved = load_snapshots(server.initial_cache)
         for replica, contents in zip(replicas, saved, strict=False):
+            if not isinstance(replica.scheduler, VllmScheduler):
+                raise InputError("initial_cache", server.initial_cache, "needs an engine with a block pool")
             restore(replica.scheduler.pool, contents)
     faults = schedule(whole.faults, replicas=count, until_s=until_s, seed=seed)
     return ReplicaCluster(env, records, replicas, fresh_router(whole.router, seed), faults)

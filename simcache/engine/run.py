@@ -21,6 +21,7 @@ from ..prompt import Request
 from ..records import NEVER, Records, RecordsBuilder
 from ..result import Result, Wall
 from ..scenario import Cluster, HostedApi, Scenario
+from ..scheduler.vllm import VllmScheduler
 from ..steady import overload
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
@@ -47,7 +48,8 @@ def simulate(
 
     New turns start before ``duration_s`` (default: the scenario's, else one hour; a trace runs to its end unless told); what
     has been submitted runs to its end. Equal arguments give equal results. ``progress`` is called with the share of simulated
-    time that has passed, where the end is known. ``journal`` collects what every replica did step by step. Raises InputError before the clock starts, DeadlockError when nothing can go on.
+    time that has passed, where the end is known. ``journal`` collects what every replica did step by step. Raises InputError
+    before the clock starts, DeadlockError when nothing can go on.
 
     >>> from simcache import Scenario, Server, TypingSessions
     >>> result = simulate(Scenario(workload=TypingSessions(users=2), backend=Server()), duration_s=60, seed=1)
@@ -97,7 +99,8 @@ def simulate(
             raise DeadlockError(f"the clock has no more events, but requests wait (rows): {stuck}")
 
     if journal is not None and isinstance(backend, cluster.ReplicaCluster):
-        journal.caches = [snapshot(replica.scheduler.pool) for replica in backend.replicas]
+        schedulers = [replica.scheduler for replica in backend.replicas]
+        journal.caches = [snapshot(scheduler.pool) for scheduler in schedulers if isinstance(scheduler, VllmScheduler)]
     frozen = records.freeze()
     notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]
     if isinstance(workload, ClosedLoop):
