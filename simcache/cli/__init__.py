@@ -16,7 +16,22 @@ import click
 
 from ..errors import SimcacheError
 
-VERBS: Final = ("bill", "compare", "convert", "fit", "predict", "profiles", "providers", "replay", "run", "steps", "sweep", "theory", "validate")
+VERBS: Final = (
+    "bill",
+    "compare",
+    "convert",
+    "fit",
+    "predict",
+    "profiles",
+    "providers",
+    "replay",
+    "report",
+    "run",
+    "steps",
+    "sweep",
+    "theory",
+    "validate",
+)
 """Every verb is a file of this folder whose click command is called ``command``."""
 STATUS_BAD_INPUT: Final = 2
 STATUS_INTERRUPTED: Final = 130  # 128 + SIGINT

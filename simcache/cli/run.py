@@ -113,6 +113,7 @@ class _Told(NamedTuple):
 
 def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told) -> None:
     from ..answers import answer
+    from ..digests import package_versions
     from ..result import document, json_text, summarise
     from .files import named_for_files, output_folder
     from .story import print_story, story_document, tell, told_scenario
@@ -126,10 +127,11 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
         if telling is not None:
             lines = tell(results[telling.name][0], journal, told.row, told.timeline, told.caches)
         entries = [summarise(runs) for runs in results.values()]
+        said = answer(results)
+        whole = {**document(entries), "name": asked.name, "answer": said, "versions": dict(package_versions())}
         if stage is not None:
-            _write(stage, results, entries)
+            _write(stage, results, whole)
     if as_json:
-        whole = document(entries)
         if telling is not None and told.row is not None:
             whole["explained"] = story_document(results[telling.name][0], told.row, lines)
         click.echo(json_text(whole), nl=False)
@@ -137,7 +139,7 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
             click.echo(f"note: {note}", err=True)
         return
     print_table(entries)
-    print_answer(answer(results))
+    print_answer(said)
     print_notes(asked.notes, entries)
     if telling is not None:
         print_story(results[telling.name][0], told.row, lines, told.timeline, told.caches)
@@ -173,13 +175,13 @@ def _simulated(asked: ScenarioFile, seeds: range, telling: Scenario | None) -> t
     return results, journal
 
 
-def _write(stage: Path, results: Mapping[str, Sequence[Result]], entries: Sequence[Mapping[str, Any]]) -> None:
+def _write(stage: Path, results: Mapping[str, Sequence[Result]], found: dict[str, Any]) -> None:
     from ..report.figures import save_run_figure
-    from ..result import document, json_text
+    from ..result import json_text
     from .files import folder_names
 
     for name, folder in folder_names(list(results)).items():
         for result in results[name]:
             result.save(stage / folder / f"seed-{result.seed}")
-    (stage / "results.json").write_text(json_text(document([dict(entry) for entry in entries])), encoding="utf-8")
+    (stage / "results.json").write_text(json_text(found), encoding="utf-8")
     save_run_figure(results, stage / "ttft.png")

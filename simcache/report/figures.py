@@ -77,10 +77,10 @@ def plot_ttft_cdf(data: Mapping[str, Sequence[NDArray[np.float64]]], ax: Axes, *
         curves = np.array([np.searchsorted(np.sort(values), grid, side="right") / len(values) for values in seeds if len(values)])
         look = {"color": COLOURS[index % len(COLOURS)], "linestyle": LINES[(index + index // len(COLOURS)) % len(LINES)]}
         if not len(curves):
-            ax.plot([], [], label=f"{_label(name, 34)} (no first token)", **look)
+            ax.plot([], [], label=f"{label_text(name, 34)} (no first token)", **look)
             continue
         centre = curves.mean(axis=0)
-        ax.plot(grid, centre, label=_label(name, 34), linewidth=1.8, **look)
+        ax.plot(grid, centre, label=label_text(name, 34), linewidth=1.8, **look)
         if len(curves) > 1:
             half = stats.t_quantile(0.975, len(curves) - 1) * curves.std(axis=0, ddof=1) / len(curves) ** 0.5
             low, high = np.clip(centre - half, 0, 1), np.clip(centre + half, 0, 1)
@@ -88,7 +88,7 @@ def plot_ttft_cdf(data: Mapping[str, Sequence[NDArray[np.float64]]], ax: Axes, *
     if slo_ttft_s is not None:
         ax.axvline(slo_ttft_s, color=GREY, linewidth=1, zorder=1)
         ax.annotate(
-            f"objective {_tick_s(slo_ttft_s)}",
+            f"objective {tick_s(slo_ttft_s)}",
             (slo_ttft_s, 1.02),
             xytext=(3, 2),
             textcoords="offset points",
@@ -103,7 +103,7 @@ def plot_ttft_cdf(data: Mapping[str, Sequence[NDArray[np.float64]]], ax: Axes, *
         ax.set_xscale("log")
         ax.xaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0) if right < 500 * left else (1.0,)))
         ax.xaxis.set_minor_formatter(NullFormatter())
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_s(value)))
+    ax.xaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_s(value)))
     ax.set_ylim(0, 1.02)
     ax.set_yticks([0, 0.25, 0.5, 0.75, 0.95, 1.0])
     ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value * 100:.0f} %"))
@@ -142,7 +142,7 @@ def plot_comparison(
         words = f"{text(value)} {units.interval(bounds, text)}".rstrip()
         ax.annotate(_escaped(words), (ends[-1], row), xytext=(4, 0), textcoords="offset points", va="center", fontsize=8)
         ax.annotate(
-            _label(entry["scenario"], 60), (0, row - 0.27), xytext=(0, 1), textcoords="offset points", va="bottom", fontsize=8
+            label_text(entry["scenario"], 60), (0, row - 0.27), xytext=(0, 1), textcoords="offset points", va="bottom", fontsize=8
         )
     ax.set_ylim(len(entries) - 0.5, -0.75)
     ax.set_yticks([])
@@ -161,7 +161,7 @@ def plot_ttft_by_prompt(
     A quantile is taken per seed and averaged over seeds; a bin with fewer than 20 requests per seed shows no 95th percentile.
     Bins that no variant reaches are left out; the number of requests per bin stands under it (mean over seeds and variants).
     """
-    from matplotlib.ticker import FuncFormatter
+    from matplotlib.ticker import FuncFormatter, LogLocator, NullFormatter
 
     binned = {
         name: [metrics.ttft_by_prompt_s(result.records, edges_tokens) for result in results]
@@ -185,10 +185,12 @@ def plot_ttft_by_prompt(
                 marker=marker,
                 markersize=5,
                 markerfacecolor=colour if q == 0.5 else "white",
-                label=f"{_label(name, 34)}, {'median' if q == 0.5 else 'p95'}",
+                label=f"{label_text(name, 34)}, {'median' if q == 0.5 else 'p95'}",
             )
     ax.set_yscale("log")
-    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: _tick_s(value)))
+    ax.yaxis.set_major_locator(LogLocator(subs=(1.0, 2.0, 5.0)))
+    ax.yaxis.set_minor_formatter(NullFormatter())
+    ax.yaxis.set_major_formatter(FuncFormatter(lambda value, _: tick_s(value)))
     ax.set_xticks(range(len(shown)), [_bin_label(edges_tokens, int(number), sizes[:, number].mean()) for number in shown])
     ax.set_xlim(-0.5, len(shown) - 0.5)
     ax.set_xlabel("prompt length in tokens; n requests")
@@ -262,11 +264,11 @@ def _escaped(text: str) -> str:
     return (" " + text if text.startswith("_") else text).replace("$", r"\$")
 
 
-def _label(name: str, width: int) -> str:
+def label_text(name: str, width: int) -> str:
     return _escaped("\n".join(textwrap.wrap(textwrap.shorten(name, 3 * width, placeholder=" ..."), width)) or "-")
 
 
-def _tick_s(value_s: float) -> str:
+def tick_s(value_s: float) -> str:
     """A round number of seconds without the decimals that a measured one has."""
     return f"{value_s:g} s" if value_s >= 1 else f"{value_s * 1e3:g} ms"
 
