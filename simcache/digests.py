@@ -19,8 +19,8 @@ import numpy as np
 
 from .cache.presets import rules_for
 from .cache.rates import hosted_prices
+from .catalogue import find_profile
 from .errors import InputError
-from .latency import load_profile
 from .price_list import parse_date
 from .scenario import HostedApi, Scenario
 
@@ -60,7 +60,7 @@ def digested(scenario: Scenario) -> Digested:
     """
     backend = scenario.backend
     if isinstance(backend.profile, str):
-        loaded: Any = load_profile(backend.profile)
+        loaded: Any = find_profile(backend.profile)
         scenario = replace(scenario, backend=replace(backend, profile=loaded))
     hasher, files = hashlib.sha256(), dict[str, tuple[int, int]]()
     try:

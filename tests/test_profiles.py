@@ -14,6 +14,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simcache import Scenario, Server, TypingSessions, simulate
+from simcache.digests import digested
 from simcache.errors import InputError, UnknownNameError
 from simcache.latency import (
     Coefficients,
@@ -443,3 +445,19 @@ def test_paths_that_cannot_be_read_or_written_are_refused(tmp_path: Path) -> Non
     with pytest.raises(InputError, match=r"must end in \.toml"):
         save_profile(toy, tmp_path / "p.json")
     assert sorted(file.name for file in tmp_path.iterdir()) == ["folder.toml"]
+
+
+def test_a_run_takes_a_derived_profile_by_name_and_says_that_nobody_measured_it():
+    name = "derived/llama-3.1-8b/h200/tp1"
+    result = simulate(Scenario(workload=TypingSessions(users=2), backend=Server(profile=name)), duration_s=60, seed=1)
+    assert result.provenance["latency"].startswith(f"{name}: derived")
+    assert any("not measured" in note for note in result.notes)
+    assert result.bill is not None
+    assert result.bill.total_usd > 0
+    digest = digested(result.scenario).digest
+    assert digest != digested(result.scenario.but(backend__profile="derived/llama-3.1-8b/b200/tp1")).digest
+
+
+def test_a_misspelt_derived_profile_is_refused():
+    with pytest.raises(InputError, match="h20x"):
+        simulate(Scenario(workload=TypingSessions(users=2), backend=Server(profile="derived/llama-3.1-8b/h20x/tp1")))

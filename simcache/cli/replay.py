@@ -274,9 +274,10 @@ def _cost_aware(asked: _Asked) -> EvictionPolicy:
 
 
 def _server_profile(asked: _Asked) -> Any:
-    from ..latency import ServerProfile, load_profile
+    from ..catalogue import find_profile
+    from ..latency import ServerProfile
 
-    profile = load_profile(asked.profile)
+    profile = find_profile(asked.profile)
     require(isinstance(profile, ServerProfile), "profile", asked.profile, "must be a server's: a hosted API shows no KV cache")
     return profile
 

@@ -13,8 +13,9 @@ from simpy.events import Event
 
 from ..cache.rates import HostedPrices, hosted_prices
 from ..cache.snapshot import snapshot
+from ..catalogue import find_profile
 from ..errors import DeadlockError, InputError, require_count, require_number
-from ..latency import HostedProfile, ServerProfile, load_profile
+from ..latency import HostedProfile, ServerProfile
 from ..price_list import parse_date
 from ..pricing import Bill, bill, gpu_tariff
 from ..prompt import Request
@@ -198,7 +199,7 @@ def _run_clock(env: Clock, until: int | None, progress: Callable[[float], None] 
 
 def _profile(scenario: Scenario) -> ServerProfile | HostedProfile:
     backend = scenario.backend
-    profile = load_profile(backend.profile) if isinstance(backend.profile, str) else backend.profile
+    profile = find_profile(backend.profile) if isinstance(backend.profile, str) else backend.profile
     wanted: type[HostedProfile] | type[ServerProfile] = HostedProfile if isinstance(backend, HostedApi) else ServerProfile
     if not isinstance(profile, wanted):
         raise InputError(
