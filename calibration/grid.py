@@ -110,4 +110,15 @@ def grid(most_tokens: int, chunk_tokens: int, *, quick: bool = False, copies: bo
             for tokens, direction in product(_QUICK_COPIES if quick else _COPIES, ("to device", "to host"))
             if tokens <= most_tokens
         ]
-    return [points[i] for i in stream(seed, "calibration grid").permutation(len(points))]
+    return _shuffled(points, seed)
+
+
+def _shuffled(points: list[Point], seed: int) -> list[Point]:
+    """In random order within each kind, and the kinds evenly mixed: what a budget allows of it is a fair part of each."""
+    placed: list[tuple[float, Point]] = []
+    random = stream(seed, "calibration grid")
+    for kind in ("prefill", "decode", "copy"):
+        members = [point for point in points if point.kind == kind]
+        order = random.permutation(len(members))
+        placed += [((rank + 0.5) / len(members), members[i]) for rank, i in enumerate(order)]
+    return [point for _, point in sorted(placed)]

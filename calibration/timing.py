@@ -134,11 +134,11 @@ def repeat(
 
     The median is over the undisturbed repeats where there are three of them, else over all.
     """
-    started = clock()
     for _ in range(patience.warm_ups):
         watch.time_s(work)
         if clock() >= until_s:
             break
+    started = clock()
     taken: list[float] = []
     clean: list[float] = []
     while True:
