@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import itertools
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from .errors import InputError
 from .records import NEVER, Records
@@ -44,13 +43,12 @@ class Overload:
 
 
 def overload(records: Records) -> Overload | None:
-    """Overload, where the number of requests without a first token grows over the second half of the arrivals; else None.
+    """Overload, where those without a first token at the last arrival need over 5 % of the arrivals' time to clear; else None.
 
-    The queue is compared over the quarters of the time of arrivals: it must grow from the second to the third and from the
-    third to the last, by a factor 1.2 each, and end above 5 % of all requests. What is served per second is counted over that
-    second half, in which there was always work, so it estimates the most the backend can do for requests of this mix. Fewer
-    than 200 requests, or arrivals within no time, give None. A day's curve can be overloaded at its peak alone: this looks at the
-    end of the arrivals only.
+    What is served per second is counted over the second half of the arrivals, in which there is always work then, so it
+    estimates the most the backend can do for requests of this mix; where arrivals had ebbed away by then, over all of it. Fewer
+    than 200 requests, or arrivals within no time, give None. A day's curve can be overloaded at its peak alone: this looks at
+    what is left at the end.
     """
     begun = records["submitted_at_ns"]
     if len(begun) < _FEWEST:
@@ -62,23 +60,16 @@ def overload(records: Records) -> Overload | None:
     for column in ("finished_at_ns", "cancelled_at_ns"):
         over = np.where(over == NEVER, records[column], over)
     over = np.where(over == NEVER, np.where(records["outcome"] == "ok", end + 1, begun), over)  # rejected at once, or lost
-    edges = np.linspace(start, end, 5)
-    quarters = [_mean_inside(begun, over, low, high) for low, high in itertools.pairwise(edges)]
     backlog = int((over > end).sum())
-    grows = quarters[2] > 1.2 * quarters[1] and quarters[3] > 1.2 * quarters[2]
-    if not grows or backlog <= 0.05 * len(begun):
-        return None
-    half = edges[2]
-    span_s = (end - half) / 1e9
-    served = int(((over > half) & (over <= end)).sum())
-    if not served:
-        return None
-    return Overload(offered_per_s=int((begun > half).sum()) / span_s, served_per_s=served / span_s, backlog=backlog)
-
-
-def _mean_inside(begun: NDArray[np.int64], over: NDArray[np.int64], low: float, high: float) -> float:
-    """Time average of the number of requests waiting in [low, high)."""
-    return float((np.clip(over, low, high) - np.clip(begun, low, high)).sum() / (high - low))
+    for since in (start + (end - start) // 2, start):
+        span_s = (end - since) / 1e9
+        served_per_s = int(((over > since) & (over <= end)).sum()) / span_s
+        offered_per_s = int((begun > since).sum()) / span_s
+        if not served_per_s or backlog / served_per_s <= 0.05 * (end - start) / 1e9:
+            return None
+        if offered_per_s > served_per_s:
+            return Overload(offered_per_s=offered_per_s, served_per_s=served_per_s, backlog=backlog)
+    return None
 
 
 def mser5(values: ArrayLike) -> int:

@@ -13,7 +13,7 @@ from simcache.errors import InputError
 from simcache.latency import Coefficients, ServerProfile
 from simcache.scenario import Cluster, Scenario
 from simcache.workload.distributions import Exponential
-from simcache.workload.synthetic import PoissonRequests
+from simcache.workload.synthetic import PoissonRequests, RequestList
 
 SEATS = ServerProfile(name="seats", coefficients=Coefficients(per_token_s=1e-3), kv_tokens=10**9)
 
@@ -36,6 +36,19 @@ def test_overload_is_recognised_with_its_factor_and_the_rate_that_would_do(load)
 @pytest.mark.parametrize("load", [0.3, 0.8, 0.9])
 def test_a_stable_queue_is_no_overload(load):
     assert steady.overload(run(load)) is None
+
+
+def test_a_backlog_is_still_there_when_arrivals_ebb_away():
+    rush, ebb = run(2.0, count=3_000), PoissonRequests(rate_per_s=0.4, count=200, prompt_tokens=1_000, output_tokens=0)
+    last = float(rush.seconds("submitted_at_ns").max())
+    flow = [*PoissonRequests(rate_per_s=8.0, count=3_000, prompt_tokens=Exponential(mean=1_000), output_tokens=0).requests(2)]
+    flow += [r._replace(arrived_at_s=r.arrived_at_s + last) for r in ebb.requests(3)]
+    backend = Cluster(profile=SEATS, replicas=4, max_num_seqs=1, max_num_batched_tokens=10**7, prefix_caching=False)
+    quiet_end = simulate(Scenario(workload=RequestList(rows=tuple(flow)), backend=backend)).records
+    assert steady.overload(quiet_end) is None  # 500 s of ebb clear the queue
+    found = steady.overload(simulate(Scenario(workload=RequestList(rows=tuple(flow[:3_040])), backend=backend)).records)
+    assert found is not None
+    assert found.load > 1
 
 
 def test_a_rush_at_one_instant_and_a_handful_say_nothing():
