@@ -43,28 +43,28 @@ class Overload:
 
 
 def overload(records: Records) -> Overload | None:
-    """Overload, where those without a first token at the last arrival need over 5 % of the arrivals' time to clear; else None.
+    """Overload, where those who wait once nine tenths have arrived need over 5 % of the time so far to clear; else None.
 
-    What is served per second is counted over the second half of the arrivals, in which there is always work then, so it
-    estimates the most the backend can do for requests of this mix; where arrivals had ebbed away by then, over all of it. Fewer
-    than 200 requests, or arrivals within no time, give None. A day's curve can be overloaded at its peak alone: this looks at
-    what is left at the end.
+    Nine tenths, because the last sessions of a trace may return days later. What is served per second is counted over the second
+    half of that time, in which there is always work then, so it estimates the most the backend can do for requests of this mix;
+    where arrivals had ebbed away by then, over all of it. Fewer than 200 requests, or arrivals within no time, give None. A day's
+    curve can be overloaded at its peak alone and have recovered by then: this does not see it.
     """
     begun = records["submitted_at_ns"]
     if len(begun) < _FEWEST:
         return None
-    start, end = int(begun.min()), int(begun.max())
+    start, end = int(begun.min()), int(np.quantile(begun, 0.9))
     if end == start:
         return None
     over = records["first_token_at_ns"].copy()
     for column in ("finished_at_ns", "cancelled_at_ns"):
         over = np.where(over == NEVER, records[column], over)
     over = np.where(over == NEVER, np.where(records["outcome"] == "ok", end + 1, begun), over)  # rejected at once, or lost
-    backlog = int((over > end).sum())
+    backlog = int(((over > end) & (begun <= end)).sum())
     for since in (start + (end - start) // 2, start):
         span_s = (end - since) / 1e9
         served_per_s = int(((over > since) & (over <= end)).sum()) / span_s
-        offered_per_s = int((begun > since).sum()) / span_s
+        offered_per_s = int(((begun > since) & (begun <= end)).sum()) / span_s
         if not served_per_s or backlog / served_per_s <= 0.05 * (end - start) / 1e9:
             return None
         if offered_per_s > served_per_s:

@@ -38,17 +38,15 @@ def test_a_stable_queue_is_no_overload(load):
     assert steady.overload(run(load)) is None
 
 
-def test_a_backlog_is_still_there_when_arrivals_ebb_away():
-    rush, ebb = run(2.0, count=3_000), PoissonRequests(rate_per_s=0.4, count=200, prompt_tokens=1_000, output_tokens=0)
-    last = float(rush.seconds("submitted_at_ns").max())
+def test_a_few_late_comers_do_not_hide_the_queue_before_them():
     flow = [*PoissonRequests(rate_per_s=8.0, count=3_000, prompt_tokens=Exponential(mean=1_000), output_tokens=0).requests(2)]
-    flow += [r._replace(arrived_at_s=r.arrived_at_s + last) for r in ebb.requests(3)]
+    last = flow[-1].arrived_at_s
+    late = PoissonRequests(rate_per_s=0.01, count=100, prompt_tokens=1_000, output_tokens=0).requests(3)
+    flow += [request._replace(arrived_at_s=request.arrived_at_s + last) for request in late]
     backend = Cluster(profile=SEATS, replicas=4, max_num_seqs=1, max_num_batched_tokens=10**7, prefix_caching=False)
-    quiet_end = simulate(Scenario(workload=RequestList(rows=tuple(flow)), backend=backend)).records
-    assert steady.overload(quiet_end) is None  # 500 s of ebb clear the queue
-    found = steady.overload(simulate(Scenario(workload=RequestList(rows=tuple(flow[:3_040])), backend=backend)).records)
+    found = steady.overload(simulate(Scenario(workload=RequestList(rows=tuple(flow)), backend=backend)).records)
     assert found is not None
-    assert found.load > 1
+    assert found.load == pytest.approx(2.0, rel=0.1)
 
 
 def test_a_rush_at_one_instant_and_a_handful_say_nothing():
