@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
+    from .engine.overheard import sent_requests as sent_requests
     from .engine.run import simulate as simulate
     from .errors import DeadlockError as DeadlockError
     from .errors import ExtrapolationWarning as ExtrapolationWarning
@@ -76,6 +77,7 @@ if TYPE_CHECKING:
     from .workload.presets import TypingSessions as TypingSessions
     from .workload.synthetic import PoissonRequests as PoissonRequests
     from .workload.synthetic import RequestList as RequestList
+    from .workload.trace_writers import write_trace as write_trace
     from .workload.traces import TraceWorkload as TraceWorkload
     from .workload.traces import read_trace as read_trace
     from .workload.typist import DESKTOP as DESKTOP
@@ -89,6 +91,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for: numpy and simpy alone take half of the 0.4 s that `import simcache` may take on a busy machine.
 _HOMES = {
     "comparison": ("Comparison", "compare"),
+    "engine.overheard": ("sent_requests",),
     "engine.run": ("simulate",),
     "errors": ("DeadlockError", "ExtrapolationWarning", "InputError", "SimcacheError", "UnknownNameError"),
     "latency": ("HostedProfile", "LatencyModel", "ServerProfile", "load_profile", "profile_names", "save_profile"),
@@ -115,6 +118,7 @@ _HOMES = {
     "workload.distributions": ("Exponential", "Fixed", "Geometric", "LogLogistic", "LogNormal", "Uniform", "Zipf"),
     "workload.presets": ("TypingSessions",),
     "workload.synthetic": ("PoissonRequests", "RequestList"),
+    "workload.trace_writers": ("write_trace",),
     "workload.traces": ("TraceWorkload", "read_trace"),
     "workload.typist": ("DESKTOP", "INPUT_METHOD", "MOBILE", "Typing", "Typist"),
     "foresight": ("Adaptive", "Oracle"),

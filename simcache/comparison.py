@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
@@ -151,6 +152,10 @@ class Comparison:
                 lines.append(f"  {Metric(found.metric).label:<22} {_row(found)}")
             lines.append(f"  {pair.answer()}")
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        """The comparison as a notebook shows it."""
+        return f"<pre>{html.escape(str(self))}</pre>"
 
     def document(self, *, live: bool = False) -> dict[str, Any]:
         """The comparison in plain JSON values; ``live``: with the sizes of live tests."""

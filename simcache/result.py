@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import json
 import os
 import shutil
@@ -20,6 +21,8 @@ from .errors import InputError, UnknownNameError, require
 from .records import INTEGER_COLUMNS, NEVER, OUTCOMES, TEXT_COLUMNS, Records
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from .pricing import Bill
     from .scenario import Scenario
 
@@ -98,6 +101,26 @@ class Result:
     def summary(self) -> str:
         """The run in a few lines for people, at most 80 columns."""
         return summary_text(summarise([self]))
+
+    def to_pandas(self) -> pd.DataFrame:
+        """The records as a data frame: a row per request, nullable integers, and ``ttft_s`` and ``e2e_s`` in seconds.
+
+        Raises InputError where pandas is not installed.
+        """
+        try:
+            import pandas as pd
+        except ImportError:
+            raise InputError("pandas", "None", "is not installed", "It comes with: pip install pandas.") from None
+        columns: Json = {name: pd.array(self.records[name].tolist(), dtype="string") for name in TEXT_COLUMNS}
+        for name in INTEGER_COLUMNS:
+            values = self.records[name]
+            columns[name] = pd.arrays.IntegerArray(values.astype("int64"), values == NEVER)
+        frame = pd.DataFrame({name: columns[name] for name in self.records.columns})
+        return frame.assign(ttft_s=self.records.ttft_s, e2e_s=self.records.e2e_s)
+
+    def _repr_html_(self) -> str:
+        """The summary as a notebook shows it."""
+        return f"<pre>{html.escape(self.summary())}</pre>"
 
     def save(self, folder: str | Path) -> Path:
         """Write ``records.parquet``, ``records.csv``, ``scenario.toml`` and ``summary.json`` into ``folder``; return it.

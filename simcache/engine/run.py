@@ -29,6 +29,7 @@ from . import client, cluster, hosted
 from .backend import Backend
 from .clock import Clock, instant
 from .journal import Journal
+from .overheard import Overheard
 from .waiting import Tally
 
 DURATION_S: Final = 3600.0
@@ -44,13 +45,14 @@ def simulate(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
     journal: Journal | None = None,
+    sent: list[Request] | None = None,
 ) -> Result:
     """Run ``scenario`` once and return its records, bill and provenance.
 
     New turns start before ``duration_s`` (default: the scenario's, else one hour; a trace runs to its end unless told); what
     has been submitted runs to its end. Equal arguments give equal results. ``progress`` is called with the share of simulated
-    time that has passed, where the end is known. ``journal`` collects what every replica did step by step. Raises InputError
-    before the clock starts, DeadlockError when nothing can go on.
+    time that has passed, where the end is known. ``journal`` collects what every replica did step by step, ``sent`` every
+    request that went to the backend. Raises InputError before the clock starts, DeadlockError when nothing can go on.
 
     >>> from simcache import Scenario, Server, TypingSessions
     >>> result = simulate(Scenario(workload=TypingSessions(users=2), backend=Server()), duration_s=60, seed=1)
@@ -76,6 +78,7 @@ def simulate(
         assert isinstance(profile, ServerProfile)
         backend = cluster.build(env, scenario.backend, profile, records, seed=seed, until_s=duration_s, journal=journal)
 
+    asked = backend if sent is None else Overheard(backend, sent)
     workload = scenario.workload
     feeder: _Feeder | None = None
     tally = Tally()
@@ -86,10 +89,10 @@ def simulate(
         until = instant(duration_s)
         warmer = scenario.warming.fresh()
         for person in workload.people(seed, duration_s):
-            client.start(env, backend, person, scenario, records, until, tally, warmer)
+            client.start(env, asked, person, scenario, records, until, tally, warmer)
     else:
         until = None if duration_s is None else instant(duration_s)
-        feeder = _Feeder(env, backend, workload.requests(seed), until)
+        feeder = _Feeder(env, asked, workload.requests(seed), until)
 
     started = perf_counter()
     events = _run_clock(env, until, progress)

@@ -18,6 +18,7 @@ from typing import Any, Final, TextIO
 from ..errors import InputError, UnknownNameError
 from ..prompt import KINDS, Request, Segment, prompt_tokens
 from .block_identity import BlockIdentity
+from .filler_text import prompt_text
 from .trace_rows import LATEST_S, MOST_TOKENS
 
 _DUMP: Final = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
@@ -36,10 +37,10 @@ _DEFAULTS: Final = {
 def write_trace(requests: Iterable[Request], path: str | Path, format: str) -> list[str]:
     """Write requests in order of time to a new file (gzip when the name ends in .gz) and say what got lost.
 
-    The file appears whole or not at all: it is written beside ``path`` and then renamed. Everything written can be read again
-    by ``read_trace``. Memory: that of the requests' distinct content for the formats made of block ids, of all rows for
-    claude-code, else constant. Raises InputError for requests out of order, keys that JSON cannot hold, and paths that
-    cannot be written.
+    The file appears whole or not at all: it is written beside ``path`` and then renamed. Everything written can be read
+    again by ``read_trace``, but for ``aiperf`` and ``vllm-bench``. Memory: that of the requests' distinct content for the
+    formats made of block ids, of all rows for claude-code, else constant. Raises InputError for requests out of order, keys
+    that JSON cannot hold, and paths that cannot be written.
 
     >>> import tempfile
     >>> p = Path(tempfile.mkdtemp()) / "t.csv"
@@ -261,11 +262,43 @@ def _write_claude_code(requests: _Checked, file: TextIO) -> list[str]:
     return lost + ([f"that {alone:,} requests belong to no session: each becomes a session of its own"] if alone else [])
 
 
+def _filler_lost(requests: _Checked) -> list[str]:
+    words = "content: filler words, about one a token, stand for every segment"
+    outputs = "content of outputs: later prompts hold filler in their place, which no server has generated"
+    return [words, outputs, *requests.lost_fields("salt", "organisation")]
+
+
+def _write_vllm_bench(requests: _Checked, file: TextIO) -> list[str]:
+    """The custom dataset of `vllm bench serve`: prompts without instants."""
+    for r in requests:
+        row = {"prompt": prompt_text(r.prompt, _namespace(r)), "output_tokens": max(1, r.output.tokens)}
+        file.write(_DUMP(row) + "\n")
+    rate = f"{requests.rows / requests.last_s:.6g}" if requests.last_s else "inf"
+    return [f"instants: on average they come at --request-rate {rate}", *_filler_lost(requests)]
+
+
+def _write_aiperf(requests: _Checked, file: TextIO) -> list[str]:
+    """What AIPerf replays as a Mooncake trace on a fixed schedule, with the text of each prompt."""
+    for r in requests:
+        at_ms = round(r.arrived_at_s * 1000, 3)
+        row = {
+            "timestamp": int(at_ms) if at_ms.is_integer() else at_ms,
+            "text_input": prompt_text(r.prompt, _namespace(r)),
+            "output_length": max(1, r.output.tokens),
+        }
+        file.write(_DUMP(row) + "\n")
+    return _filler_lost(requests)
+
+
 _WRITERS: Final[dict[str, Callable[[_Checked, TextIO], list[str]]]] = {
+    "aiperf": _write_aiperf,
     "azure": _write_azure,
     "claude-code": _write_claude_code,
     "lmcache": _write_lmcache,
     "mooncake": _write_mooncake,
     "segments": _write_segments,
     "simcache": _write_simcache,
+    "vllm-bench": _write_vllm_bench,
 }
+WRITTEN: Final = tuple(_WRITERS)
+"""Formats that can be written; aiperf and vllm-bench, made for benchmark clients, cannot be read again."""

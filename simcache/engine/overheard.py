@@ -1,0 +1,45 @@
+"""Every request that a run sends, in the order of sending: a scenario as a trace, to be replayed on a real deployment."""
+
+from __future__ import annotations
+
+from ..prompt import Request
+from ..scenario import Scenario
+from .backend import Backend, Ticket, Watch
+
+
+class Overheard:
+    """A backend that notes what it is asked to serve and lets another one serve it."""
+
+    def __init__(self, backend: Backend, sent: list[Request]) -> None:
+        self._backend, self._sent = backend, sent
+
+    def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
+        self._sent.append(request)
+        return self._backend.serve(request, submitted_at=submitted_at, watch=watch)
+
+    def cancel(self, ticket: Ticket) -> None:
+        self._backend.cancel(ticket)
+
+    def estimate_ttft_s(self, request: Request, cached_tokens: int) -> float:
+        return self._backend.estimate_ttft_s(request, cached_tokens)
+
+    def expected_hit_tokens(self, request: Request) -> int:
+        return self._backend.expected_hit_tokens(request)
+
+
+def sent_requests(scenario: Scenario, *, seed: int = 0, duration_s: float | None = None) -> list[Request]:
+    """What ``scenario`` sends under ``seed``: questions and warm-ups as the run sends them, prompts as segments.
+
+    People wait for the simulated answers, so their later questions come when the simulation says; a real deployment that answers
+    slower would have been asked later. Requests that were cancelled on their way are in it too. Raises as ``simulate`` does.
+
+    >>> from simcache import Server, TypingSessions
+    >>> scenario = Scenario(workload=TypingSessions(users=1, questions=2, read_think_s=1, arrive_within_s=0), backend=Server())
+    >>> [request.turn for request in sent_requests(scenario)]
+    [0, 1]
+    """
+    from .run import simulate  # here, because simulate listens with the class above
+
+    sent: list[Request] = []
+    simulate(scenario, seed=seed, duration_s=duration_s, sent=sent)
+    return sent
