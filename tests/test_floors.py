@@ -60,13 +60,14 @@ FLOORS: Final = (
                 "form_choice",
                 "fitting",
             ),
-            *("prediction", "profiles", "profile_kinds", "kernel_tables", "coefficients"),
+            *("usage_fit", "prediction", "profiles", "profile_kinds", "kernel_tables", "coefficients"),
         ),
     ),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
         (
             "logs",
+            "serving_logs",
             "usage_blocks",
             "price_list",
             "pricing",

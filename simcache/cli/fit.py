@@ -34,6 +34,7 @@ TABLE_FORMS: Final = ("table", "context")
 @click.option("--host-s", type=click.FloatRange(min=0), help="Host work per engine step, seconds.  [default: measured, else 0]")
 @click.option("--kernels", type=click.Path(path_type=Path), metavar="DIR", help="Fit a folder of kernel tables instead of points.")
 @click.option("--layers", type=click.IntRange(min=1), help="Layers of the model that the kernel tables hold one of.")
+@click.option("--usage", type=click.Path(path_type=Path), metavar="LOG", help="Fit a usage log's times: a hosted API's profile.")
 @click.option("--name", help="Name of the profile.  [default: the file name of --out]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -48,17 +49,26 @@ def command(
     host_s: float | None,
     kernels: Path | None,
     layers: int | None,
+    usage: Path | None,
     name: str | None,
     as_json: bool,
 ) -> None:
     """Fit prefill and decode times, say how good the fit is on rows it has not seen, and write a profile.
 
     POINTS are CSV files, plain or .gz: columns kind, new_tokens, cached_tokens, batch, kv_tokens, seconds, or one of the public
-    layouts (docs/latency.md). Errors are relative. With --kernels, a folder with dense.csv, attention.csv and per_sequence.csv.
+    layouts (docs/latency.md). Errors are relative. With --usage, a usage log, the log of `python -m calibration live`, or the
+    detailed result of `vllm bench serve`. With --kernels, a folder with dense.csv, attention.csv and per_sequence.csv.
     """
     if out is not None and out.suffix != ".toml":
         raise click.UsageError("--out must end in .toml.")
     named = name or (out.stem if out is not None else "fit")
+    if usage is not None:
+        if points or form or kernels is not None or min_new is not None or include_interpolated or host_s is not None:
+            raise click.UsageError("--usage goes with --where, --holdout, --out, --name and --json only.")
+        from .fit_usage import fit_usage_file
+
+        fit_usage_file(usage, _conditions(where), named, holdout, out, as_json, _command_line())
+        return
     if kernels is not None:
         if points or where or min_new is not None or include_interpolated:
             raise click.UsageError("--kernels goes with --layers, --form, --out, --name and --host-s only.")
