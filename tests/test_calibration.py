@@ -6,6 +6,7 @@ import doctest
 import importlib
 import json
 import random
+import re
 from collections.abc import Callable, Iterator
 from itertools import count
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 
+from calibration.__main__ import main
 from calibration.architecture import load_architecture
 from calibration.grid import Point, grid
 from calibration.measure import OutOfMemory, measure
@@ -275,3 +277,43 @@ def test_a_config_of_something_else_is_refused(tmp_path: Path, change: dict[str,
 def test_an_unknown_model_is_answered_with_the_known_ones() -> None:
     with pytest.raises(UnknownNameError, match="llama-8b"):
         load_architecture("llama-8")
+
+
+def test_the_page_names_every_option_and_no_other(capsys: pytest.CaptureFixture[str]) -> None:
+    page = (Path(__file__).resolve().parent.parent / "docs" / "calibration.md").read_text(encoding="utf-8")
+    known: set[str] = set()
+    for verb in ("measure", "live"):
+        with pytest.raises(SystemExit):
+            main([verb, "--help"])
+        known |= set(re.findall(r"--[a-z][a-z-]+", capsys.readouterr().out))
+    named = set(re.findall(r"--[a-z][a-z-]+", page))
+    others = {"--new", "--cached", "--profile", "--save-result", "--save-detailed"}  # of the commands beside
+    assert known - named == {"--help"}
+    assert named - known == others
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["measure", "--out", "points.txt"], "must end in .csv"),
+        (["measure", "--out", "p.csv", "--model", "llama-9b"], "llama-8b"),
+        (["measure", "--out", "p.csv", "--url", "http://example.com:80"], "not on this machine"),
+        (["measure", "--out", "p.csv", "--url", "http://127.0.0.1:1"], "does not answer"),
+        (["measure", "--out", "p.csv", "--max-context", "1"], "must be at least 64"),
+        (["measure", "--out", "p.csv", "--budget-s", "-1"], "must be above 0"),
+        (["live", "--scenario", "demo", "--out", "l.jsonl"], "or --start must be given"),
+        (["live", "--scenario", "demo", "--out", "l.csv"], "must end in .jsonl"),
+        (["live", "--scenario", "demo", "--variant", "no", "--out", "l.jsonl"], "is not in this file"),
+        (["live", "--scenario", "nowhere.toml", "--out", "l.jsonl"], "does not exist"),
+    ],
+)
+def test_bad_words_end_in_one_line_and_leave_no_file(
+    words: list[str], says: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(words) == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: ")
+    assert says in error
+    assert "\n" not in error
+    assert not list(tmp_path.iterdir())
