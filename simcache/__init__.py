@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
-    from .engine.overheard import sent_requests as sent_requests
+    from .engine.sent import sent_requests as sent_requests
     from .engine.run import simulate as simulate
     from .errors import DeadlockError as DeadlockError
     from .errors import ExtrapolationWarning as ExtrapolationWarning
@@ -91,7 +91,7 @@ __version__ = "0.1.0"
 # Loaded when first asked for: numpy and simpy alone take half of the 0.4 s that `import simcache` may take on a busy machine.
 _HOMES = {
     "comparison": ("Comparison", "compare"),
-    "engine.overheard": ("sent_requests",),
+    "engine.sent": ("sent_requests",),
     "engine.run": ("simulate",),
     "errors": ("DeadlockError", "ExtrapolationWarning", "InputError", "SimcacheError", "UnknownNameError"),
     "latency": ("HostedProfile", "LatencyModel", "ServerProfile", "load_profile", "profile_names", "save_profile"),

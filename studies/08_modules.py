@@ -33,8 +33,7 @@ import numpy as np
 
 from simcache import units
 from simcache.cache.modules import ModuleMemory, ModuleStore, ReuseComparison, compare_reuse
-from simcache.latency import ServerProfile
-from simcache.latency import LatencyModel, load_profile
+from simcache.latency import LatencyModel, ServerProfile, load_profile
 from simcache.pml import PlacedPrompt, Schema, parse_prompt, parse_schema
 from simcache.pricing import load_gpu
 from simcache.report.figures import COLOURS, GREY, LINES, save_figure, sheet
@@ -43,7 +42,7 @@ from simcache.streams import stream
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FIGURE = Path(__file__).resolve().parent.parent / "figures" / "08_modules.png"
+FIGURES = Path(__file__).resolve().parent.parent / "figures"
 SEED = 1
 
 PROFILE = "llama-3-8b/a100/tp1"
@@ -249,13 +248,14 @@ def draw(
     by_order: dict[str, list[float]],
     by_edit: dict[str, list[float]],
     published: dict[str, list[tuple[float, float]]],
+    path: Path,
 ) -> None:
-    """All three panels, into FIGURE."""
+    """All three panels, into ``path``."""
     with sheet(1, 3, width=14.5, height=4.8) as (figure, (left, middle, right)):
         draw_orders(by_order, left)
         draw_edits(by_edit, middle)
         draw_published(published, right)
-        save_figure(figure, FIGURE)
+        save_figure(figure, path)
 
 
 def draw_orders(lines: dict[str, list[float]], ax: Axes) -> None:
@@ -318,7 +318,7 @@ def main(quick: bool) -> str:
     published = {
         example.device: [published_ttft_s(example, profiles[example.device], length) for length in LENGTHS] for example in PUBLISHED
     }
-    draw(by_order, by_edit, published)
+    draw(by_order, by_edit, published, (FIGURES / "quick" if quick else FIGURES) / "08_modules.png")
     same_four = first_below(by_order["modules, host"], by_order["prefix, the same four"])
     gpu = load_gpu(load_profile(PROFILE).gpu)
     offline = host.offline

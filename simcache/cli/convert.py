@@ -44,7 +44,7 @@ def command(
 
 
 def _convert_scenario(source: str, target: str, target_format: str, variant: str | None, seed: int, as_json: bool) -> None:
-    from ..engine.overheard import sent_requests
+    from ..engine.sent import sent_requests
 
     scenarios = {scenario.name: scenario for scenario in load_scenarios(source)}
     name = next(iter(scenarios)) if variant is None else variant
