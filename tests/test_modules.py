@@ -395,9 +395,9 @@ def test_an_edit_costs_more_where_it_moves_positions(study):
 
 
 def test_the_study_draws_one_figure_and_answers_in_one_sentence(study, tmp_path, monkeypatch):
-    monkeypatch.setattr(study, "FIGURE", tmp_path / "figure.png")
+    monkeypatch.setattr(study, "FIGURES", tmp_path)
     answer = study.main(quick=True)
     assert "3.7x on the RTX 4090" in answer
     assert "35.0x on the i9-13900K" in answer
     assert "\n" not in answer
-    assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
+    assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*.png")] == ["quick/08_modules.png"]
