@@ -47,6 +47,7 @@ class ServerRunner:
 
     def close(self) -> None:
         """End the event loop."""
+        self.loop.run_until_complete(self.loop.shutdown_asyncgens())
         self.loop.close()
 
     def why_not(self, point: Point) -> str | None:

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncGenerator, Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 from urllib.parse import urlsplit
@@ -102,32 +102,37 @@ async def complete(
                 reply.error = f"HTTP {status}: {text.decode('utf-8', 'replace')[:200]}"
                 return reply
             ended = False
-            async for line in _lines(reader, headers):
-                if not line.startswith(b"data:"):
-                    continue
-                data = line[5:].strip()
-                if data == b"[DONE]":
-                    break
-                new, ended_now = take(_object(data), reply)
-                ended = ended or ended_now
-                if new:
-                    first = not reply.token_at_s
-                    now = clock()
-                    reply.token_at_s += [now] * new
-                    reply.output_tokens = len(reply.token_at_s)
-                    silence.reschedule(asyncio.get_running_loop().time() + timeout_s)
-                    if first:
-                        on_first()
-                    if len(reply.token_at_s) > 2 * output_tokens + 16:
-                        raise _Broken(f"more than the {output_tokens} tokens that were asked for")
+            async with contextlib.aclosing(_lines(reader, headers)) as lines:
+                async for line in lines:
+                    if not line.startswith(b"data:"):
+                        continue
+                    data = line[5:].strip()
+                    if data == b"[DONE]":
+                        break
+                    new, ended_now = take(_object(data), reply)
+                    ended = ended or ended_now
+                    if new:
+                        first = not reply.token_at_s
+                        now = clock()
+                        reply.token_at_s += [now] * new
+                        reply.output_tokens = len(reply.token_at_s)
+                        silence.reschedule(asyncio.get_running_loop().time() + timeout_s)
+                        if first:
+                            on_first()
+                        if len(reply.token_at_s) > 2 * output_tokens + 16:
+                            raise _Broken(f"more than the {output_tokens} tokens that were asked for")
             if not ended or not reply.token_at_s:
                 raise _Broken("the stream ended before the answer did")
+            cached = reply.cached_tokens
+            if cached is not None and not (isinstance(cached, int) and 0 <= cached <= len(prompt)):
+                reply.cached_tokens = None
+                raise _Broken(f"{cached} cached tokens of a prompt of {len(prompt)}")
             if reply.server.get("output_tokens"):
                 reply.output_tokens = int(reply.server["output_tokens"])
             reply.outcome = "ok"
     except TimeoutError:
         reply.outcome, reply.error = "failed", f"no token for {timeout_s:g} s"
-    except (OSError, EOFError, _Broken, ValueError) as error:
+    except (OSError, EOFError, _Broken, ValueError, LookupError, TypeError, AttributeError) as error:  # JSON of any other shape
         reply.outcome, reply.error = "failed", f"{type(error).__name__.strip('_')}: {error}"[:200]
     finally:
         reply.ended_at_s = clock()
@@ -208,7 +213,7 @@ async def _head(reader: asyncio.StreamReader) -> tuple[int, dict[str, str]]:
     raise _Broken("the answer has no end of headers")
 
 
-async def _pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncIterator[bytes]:
+async def _pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
     if headers.get("transfer-encoding", "").lower() != "chunked":
         left = int(headers.get("content-length", -1))
         while left and (piece := await reader.read(65_536 if left < 0 else min(left, 65_536))):
@@ -227,12 +232,13 @@ async def _pieces(reader: asyncio.StreamReader, headers: dict[str, str]) -> Asyn
         await reader.readline()
 
 
-async def _lines(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncIterator[bytes]:
+async def _lines(reader: asyncio.StreamReader, headers: dict[str, str]) -> AsyncGenerator[bytes, None]:
     left = b""
-    async for piece in _pieces(reader, headers):
-        *whole, left = (left + piece).split(b"\n")
-        for line in whole:
-            yield line.strip()
+    async with contextlib.aclosing(_pieces(reader, headers)) as pieces:
+        async for piece in pieces:
+            *whole, left = (left + piece).split(b"\n")
+            for line in whole:
+                yield line.strip()
     if left.strip():
         yield left.strip()
 

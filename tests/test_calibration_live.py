@@ -86,8 +86,8 @@ class FakeServer:
         number, prompt = len(self.prompts), body["prompt"]
         cached = max((same(prompt, other) for other in self.prompts), default=0)
         self.prompts.append(prompt)
-        cached = min(cached, len(prompt) - 1)
         wrong = self.errs(number)
+        cached = -3 if wrong == "count" else min(cached, len(prompt) - 1)
         if wrong in ("500", "400"):
             writer.write(b"HTTP/1.1 %s No\r\nContent-Length: 4\r\n\r\nsad\n" % wrong.encode())
             return
@@ -105,8 +105,9 @@ class FakeServer:
             if wrong == "drop" and i == 1:
                 return
             if wrong == "nonsense":
-                token = "x" * 10  # type: ignore[assignment]
                 await chunk(writer, b"data: {not json\n\n")
+            if wrong == "shape":
+                await chunk(writer, b'data: {"choices": [5], "tokens": 7}\n\n')
             if path == b"/completion":
                 event: Any = {"tokens": [token], "stop": False}
             else:
@@ -215,6 +216,8 @@ def test_a_stream_is_read_token_by_token(api: Api) -> None:
         ("hang", "failed", "no token for 0.2 s"),
         ("slow", "failed", "no token for 0.2 s"),
         ("nonsense", "failed", "JSONDecodeError"),
+        ("shape", "failed", "Error: "),
+        ("count", "failed", "-3 cached tokens of a prompt of 3"),
     ],
 )
 def test_what_a_server_does_wrong_ends_one_request(api: Api, wrong: str, outcome: str, says: str) -> None:
@@ -302,7 +305,7 @@ def test_warm_ups_are_sent_before_the_question_and_superseded_ones_cancelled() -
             assert row.submitted_at_s < first[row.session].submitted_at_s
 
 
-@pytest.mark.parametrize("wrong", ["500", "drop", "hang"])
+@pytest.mark.parametrize("wrong", ["500", "drop", "hang", "shape", "count"])
 def test_failures_are_recorded_and_the_run_goes_on(wrong: str) -> None:
     run, rows = played(FakeServer(lambda number: wrong if number % 2 else ""), timeout_s=0.3)
     assert len(rows) == 6
