@@ -24,7 +24,7 @@ FLOORS: Final = (
         "6 scenarios x seeds",
         (
             *("digests", "runs", "run_store", "workers", "axes", "study", "sweeps", "study_file"),
-            *("comparison", "answers", "headroom"),
+            *("comparison", "answers", "headroom", "uncertainty"),
         ),
     ),
     ("5 the clock", ("engine/",)),

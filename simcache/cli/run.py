@@ -26,6 +26,11 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for records and figure.  [default: simcache-out/NAME/]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table; no files without --out.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key, for example backend.replicas=4.")
+@click.option(
+    "--profile-draws",
+    type=click.IntRange(min=1),
+    help="Split the intervals into seeds, profile and model error, with so many profiles drawn from the covariance.",
+)
 @click.option("--trace", metavar="FILE", help="Replay the requests of a trace instead of a scenario.")
 @click.option("--format", "trace_format", metavar="FORMAT", help="Format of the trace.  [default: told from its first row]")
 @click.option("--profile", help="Latency profile: a name or a TOML file.  [default: llama-3-8b/a100/tp1]")
@@ -51,6 +56,7 @@ def command(
     out: Path | None,
     as_json: bool,
     overrides: tuple[str, ...],
+    profile_draws: int | None,
     trace: str | None,
     explain: int | None,
     timeline: Path | None,
@@ -76,7 +82,7 @@ def command(
         raise click.UsageError("Give a scenario or --trace, not both.")
     else:
         asked = _of_trace(trace, given, overrides)
-    _run(asked, range(seed, seed + asked.seeds), out, as_json, _Told(explain, timeline, save_cache, variant))
+    _run(asked, range(seed, seed + asked.seeds), out, as_json, _Told(explain, timeline, save_cache, variant), profile_draws)
 
 
 def _flag(name: str) -> str:
@@ -111,13 +117,13 @@ class _Told(NamedTuple):
         return self.row is not None or self.timeline is not None or self.caches is not None
 
 
-def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told) -> None:
+def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told, draws: int | None) -> None:
     from ..answers import answer
     from ..digests import package_versions
     from ..result import document, json_text, summarise
     from .files import named_for_files, output_folder
     from .story import print_story, story_document, tell, told_scenario
-    from .table import print_answer, print_notes, print_table
+    from .table import print_answer, print_notes, print_table, print_uncertainty
 
     telling = told_scenario(asked.scenarios, told.variant) if told.anything else None
     folder = out if out is not None or as_json else DEFAULT_FOLDER / named_for_files(asked.name)
@@ -127,6 +133,9 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
         if telling is not None:
             lines = tell(results[telling.name][0], journal, told.row, told.timeline, told.caches)
         entries = [summarise(runs) for runs in results.values()]
+        if draws is not None:
+            for entry, runs in zip(entries, results.values(), strict=True):
+                entry["uncertainty"] = _split(runs, draws)
         said = answer(results)
         whole = {**document(entries), "name": asked.name, "answer": said, "versions": dict(package_versions())}
         if stage is not None:
@@ -140,6 +149,7 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
         return
     print_table(entries)
     print_answer(said)
+    print_uncertainty(entries)
     print_notes(asked.notes, entries)
     if telling is not None:
         print_story(results[telling.name][0], told.row, lines, told.timeline, told.caches)
@@ -173,6 +183,14 @@ def _simulated(asked: ScenarioFile, seeds: range, telling: Scenario | None) -> t
                 results[scenario.name].append(simulate(scenario, seed=seed, progress=report, journal=kept))
                 finished += 1
     return results, journal
+
+
+def _split(runs: Sequence[Result], draws: int) -> dict[str, Any]:
+    from ..uncertainty import split_uncertainty
+    from .progress import runs_bar
+
+    with runs_bar() as advance:
+        return split_uncertainty(runs, draws, advance)
 
 
 def _write(stage: Path, results: Mapping[str, Sequence[Result]], found: dict[str, Any]) -> None:

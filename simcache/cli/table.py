@@ -53,6 +53,18 @@ def print_answer(sentence: str) -> None:
     click.echo("\n" + "\n".join(_filled(sentence)) + "\n")
 
 
+def print_uncertainty(entries: Sequence[Entry]) -> None:
+    """What the 95 % interval of TTFT is made of, where an entry has ``uncertainty``."""
+    for entry in entries:
+        for name, parts in entry.get("uncertainty", {}).get("figures", {}).items():
+            if name not in ("ttft_s.p50", "ttft_s.p95"):
+                continue
+            said = [f"{part} ±{units.seconds(parts[part])}" for part in ("seeds", "profile", "model") if parts[part] is not None]
+            whole = units.interval(parts["interval95"], units.seconds)
+            figure = f"{entry['scenario']}: TTFT {name[-3:]} {units.seconds(parts['mean'])} {whole}"
+            click.echo("\n".join(_filled(f"{figure}: {', '.join(said) or 'nothing is known of its error'}")))
+
+
 def print_notes(own: Sequence[str], entries: Sequence[Entry]) -> None:
     """What the reader must know: how the file was read, and each entry's notes and extrapolation, each said once."""
     notes = [*own, *(note for entry in entries for note in entry["notes"])]
