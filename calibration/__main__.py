@@ -184,7 +184,8 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[Target, ServerInfo, T
         address = address_of(server.url)
         info = asyncio.run(server_info(address, "llamacpp"))
         target = Target(address=address, api="llamacpp", model=info.model, timeout_s=options.timeout_s)
-        yield target, info, TokenBook(*server.about["plain_token_ids"], nonce), server
+        first, end = server.about["plain_token_ids"]
+        yield target, info, TokenBook(first, end, nonce), server
 
 
 def _server_birth(options: argparse.Namespace, target: Target, info: ServerInfo, server: Started | None) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -15,6 +16,7 @@ from simcache.engine.clock import TICKS_PER_S, Clock, instant
 from simcache.errors import InputError
 from simcache.latency import load_profile
 from simcache.live_log import LiveRow
+from simcache.prompt import Request
 from simcache.records import Records, RecordsBuilder
 from simcache.scenario import Scenario
 from simcache.workload import ClosedLoop
@@ -74,7 +76,7 @@ async def play(
     else:
         asked = [request for request in workload.requests(seed) if request.arrived_at_s < duration_s]
         for request in asked:
-            clock.call(lambda event, request=request: backend.serve(request), instant(request.arrived_at_s))  # type: ignore[misc]
+            clock.call(partial(_send, backend, request), instant(request.arrived_at_s))
         open_loop = instant(asked[-1].arrived_at_s) + 1 if asked else 0
     if not living and not open_loop:
         raise InputError("duration_s", duration_s, "ends before anybody arrives")
@@ -105,3 +107,7 @@ async def play(
         elapsed_s=backend.now / TICKS_PER_S,
         answers_known=bool(book.generated),
     )
+
+
+def _send(backend: LiveBackend, request: Request, event: object) -> None:
+    backend.serve(request)

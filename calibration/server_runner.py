@@ -95,7 +95,7 @@ class ServerRunner:
     def _decode(self, point: Point, patience: Patience, until_s: float) -> Timing:
         """Half of what is generated lies before the middle of the window, so the prompt is that much shorter than the context."""
         length = max(point.cached_tokens - DECODED // 2, 1)
-        prompts = [(Segment(f"member {self._number()}", length),) for _ in range(point.batch)]
+        prompts: list[tuple[Segment, ...]] = [(Segment(f"member {self._number()}", length),) for _ in range(point.batch)]
         for prompt in prompts:
             self._one(prompt)
 
