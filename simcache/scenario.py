@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass, fields, replace
+from typing import Any, Final, Literal
 
-from .errors import UnknownNameError, require, require_count, require_number
+from .errors import InputError, UnknownNameError, require, require_count, require_number
 from .faults import Fault
 from .latency import HostedProfile, ServerProfile
 from .price_list import parse_date
@@ -13,17 +13,41 @@ from .routing import ROUTERS, Route
 from .warming import NoWarming, WarmingPolicy
 from .workload import Workload
 
+Engine = Literal["vllm", "sglang", "prefill-first", "llamacpp"]
+ENGINES: Final = {"vllm": ("fcfs", "priority"), "sglang": ("fcfs", "lpm"), "prefill-first": ("fcfs",), "llamacpp": ("fcfs",)}
+"""The engines, and in which orders each can admit."""
+_GOES_WITH: Final = {
+    "block_tokens": ("vllm", "sglang", "prefill-first"),
+    "max_num_seqs": ("vllm", "sglang", "prefill-first"),
+    "visibility": ("vllm",),
+    "ttl_s": ("vllm", "prefill-first"),
+    "ttl_kind": ("vllm", "prefill-first"),
+    "initial_cache": ("vllm", "prefill-first"),
+    "long_prefill_token_threshold": ("vllm",),
+    "watermark": ("vllm",),
+    "async_scheduling": ("vllm",),
+    "warm_ups": ("vllm",),
+    "slots": ("llamacpp",),
+    "slot_similarity": ("llamacpp",),
+}
+"""Options that not every engine has."""
 Visibility = Literal["scheduled", "computed"]
 OnUnfinishedWarm = Literal["wait", "send", "wait_if_shorter"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Server:
-    """One replica of an engine like vLLM V1: continuous batching with a token budget per step over a block pool.
+    """One replica of a serving ``engine``: vLLM V1, SGLang, one that computes prompts before it decodes (older vLLM,
+    nano-vllm), or llama.cpp's server.
 
     ``profile`` names a shipped latency profile, a TOML path, or is a profile. ``kv_tokens`` is the KV memory in tokens
-    (None: the profile's own). ``async_scheduling``: the next step is decided while one runs (vLLM's default since 0.19), so an
-    arrival waits a step longer and a finished request keeps its seat for one. ``slowness``: every step takes so many times what
+    (None: the profile's own), in units of ``block_tokens``: vLLM's block, SGLang's page; llama.cpp divides it among its ``slots``.
+    ``max_num_batched_tokens`` is the budget of a step, SGLang's chunk size (8,192 there), or llama.cpp's n_batch. ``policy`` is
+    the order of admission: "priority" is vLLM's, "lpm" (longest prefix match) SGLang's. ``visibility`` is vLLM's; in the others
+    what was computed can be hit, in llama.cpp what ended. ``warm_ups`` "when_idle": they are computed only in steps that compute
+    nothing for people. An idle slot is reused for its prefix if that is more than ``slot_similarity`` of the prompt.
+    ``async_scheduling``: the next step is decided while one runs (vLLM's default since 0.19), so an arrival waits a step longer
+    and a finished request keeps its seat for one. ``slowness``: every step takes so many times what
     the profile says (what ``validate`` finds as a host's speed factor). ``initial_cache``: a file of ``cache.snapshot`` to start
     from instead of an empty cache, replica by replica. ``ttl_s`` None: blocks live until evicted.
     ``gpu_usd_per_hour`` None: the dated preset.
@@ -33,6 +57,7 @@ class Server:
     """
 
     profile: str | ServerProfile = "llama-3-8b/a100/tp1"
+    engine: Engine = "vllm"
     kv_tokens: int | None = None
     block_tokens: int = 16
     prefix_caching: bool = True
@@ -41,10 +66,13 @@ class Server:
     ttl_kind: Literal["sliding", "fixed"] = "sliding"
     max_num_seqs: int = 128
     max_num_batched_tokens: int = 2048
-    policy: Literal["fcfs", "priority"] = "fcfs"
+    policy: Literal["fcfs", "priority", "lpm"] = "fcfs"
+    warm_ups: Literal["as_users", "when_idle"] = "as_users"
     long_prefill_token_threshold: int = 0
     watermark: float = 0.0
     async_scheduling: bool = False
+    slots: int = 1
+    slot_similarity: float = 0.1
     slowness: float = 1.0
     initial_cache: str | None = None
     gpu_usd_per_hour: float | None = None
@@ -54,7 +82,7 @@ class Server:
         require_count("block_tokens", self.block_tokens)
         require_count("max_num_seqs", self.max_num_seqs)
         require_count("max_num_batched_tokens", self.max_num_batched_tokens)
-        require(self.policy in ("fcfs", "priority"), "policy", self.policy, "must be 'fcfs' or 'priority'")
+        self._check_engine()
         require_count("long_prefill_token_threshold", self.long_prefill_token_threshold, at_least=0)
         require_number("watermark", self.watermark, at_least=0, at_most=1)
         require_number("slowness", self.slowness, above=0)
@@ -72,6 +100,29 @@ class Server:
                 self.kv_tokens,
                 f"must hold one block of {self.block_tokens} tokens",
             )
+
+    def _check_engine(self) -> None:
+        engine = self.engine
+        if engine not in ENGINES:
+            raise UnknownNameError("engine", engine, ENGINES)
+        policies = ENGINES[engine]
+        require(self.policy in policies, "policy", self.policy, f"must be {' or '.join(map(repr, policies))} for engine {engine!r}")
+        require(self.warm_ups in ("as_users", "when_idle"), "warm_ups", self.warm_ups, "must be 'as_users' or 'when_idle'")
+        for field in fields(self):
+            engines = _GOES_WITH.get(field.name, (engine,))
+            if engine not in engines and getattr(self, field.name) != field.default:
+                rule = f"goes with engine {' or '.join(map(repr, engines))}, not {engine!r}"
+                raise InputError(field.name, getattr(self, field.name), rule, f"Leave {field.name} away.")
+        require_count("slots", self.slots)
+        require_number("slot_similarity", self.slot_similarity, at_least=0, at_most=1)
+        if engine == "sglang":
+            rule = f"must be a page of {self.block_tokens} tokens at least"
+            require(self.max_num_batched_tokens >= self.block_tokens, "max_num_batched_tokens", self.max_num_batched_tokens, rule)
+        if engine == "llamacpp":
+            rule = f"must be a token for each of {self.slots} slots at least"
+            require(self.max_num_batched_tokens >= self.slots, "max_num_batched_tokens", self.max_num_batched_tokens, rule)
+            rule = f"must be two tokens for each of {self.slots} slots at least"
+            require(self.kv_tokens is None or self.kv_tokens >= 2 * self.slots, "kv_tokens", self.kv_tokens, rule)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,6 +248,6 @@ class Scenario:
             if "__" in name:
                 part, field = name.split("__", 1)
                 deep.setdefault(part, {})[field] = value
-        for part, fields in deep.items():
-            flat[part] = replace(flat.get(part, getattr(self, part)), **fields)
+        for part, changed in deep.items():
+            flat[part] = replace(flat.get(part, getattr(self, part)), **changed)
         return replace(self, **flat)

@@ -202,3 +202,11 @@ def test_merged_duplicates_keep_one_copy():
         run_steps([ask, ask], [0, 1], VllmScheduler(pool))
         pool.check()
     assert (kept.inserted, merged.inserted) == (5, 4)
+
+
+def test_without_caching_freed_blocks_go_to_the_end_of_the_queue_and_are_taken_in_part():
+    pool = BlockPool(8, 4, caching=False, freed_partial="append")
+    requests = [Request(0.0, (Segment(key, 20),), Segment("x", 1)) for key in "abc"]
+    assert run_steps(requests, [0, 1, 2], VllmScheduler(pool)).finish_step == [0, 1, 2]
+    pool.check()
+    assert pool.free == 8

@@ -195,6 +195,9 @@ class BlockPool:
             front = queue.next
             node = front.node
             if node is None:  # freed partial blocks in append mode: no key to lose
+                if front.size > count:  # without caching a whole request is one
+                    front.size -= count
+                    return
                 count -= front.size
                 self._unlink(front)
                 continue

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Final
 
-from ..cache.block_pool import BlockPool
 from ..cache.snapshot import load_snapshots, restore
 from ..errors import InputError
 from ..faults import FaultEvent, schedule
@@ -18,6 +18,7 @@ from ..scheduler.vllm import VllmScheduler
 from .backend import Ticket, Watch
 from .clock import TICKS_PER_NS, Clock, instant, nanoseconds
 from .journal import Journal
+from .schedulers import make_scheduler
 from .server import ReplicaServer, ServerTicket, open_ticket
 
 MOST_ATTEMPTS: Final = 3
@@ -126,35 +127,12 @@ def build(
     if kv_tokens is None:
         raise InputError("kv_tokens", None, f"is needed: profile {profile.name!r} does not say how many tokens its memory holds")
 
-    def make_scheduler() -> VllmScheduler:
-        pool = BlockPool(
-            kv_tokens // server.block_tokens,
-            server.block_tokens,
-            caching=server.prefix_caching,
-            ttl=None if server.ttl_s is None else instant(server.ttl_s),
-            ttl_kind=server.ttl_kind,
-            used_tokens=records.used_tokens,
-            inserted_tokens=records.inserted_tokens,
-            used_by_row=records.used_by_row,
-            dropped_tokens=records.dropped_tokens,
-        )
-        return VllmScheduler(
-            pool,
-            max_num_seqs=server.max_num_seqs,
-            max_num_batched_tokens=server.max_num_batched_tokens,
-            policy=server.policy,
-            visibility=server.visibility,
-            long_prefill_token_threshold=server.long_prefill_token_threshold,
-            watermark=server.watermark,
-            linger_steps=1 if server.async_scheduling else 0,
-        )
-
     whole = server if isinstance(server, Cluster) else Cluster()
     count = whole.replicas
     replicas = [
         ReplicaServer(
             env,
-            make_scheduler,
+            partial(make_scheduler, server, kv_tokens, records),
             profile,
             records,
             index=index,

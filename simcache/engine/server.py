@@ -159,6 +159,11 @@ class ReplicaServer:
     def crash(self) -> list[ServerTicket]:
         """Lose everything: the step under way, the cache, and the requests, which are returned in order of service."""
         scheduler = self.scheduler
+        if self._plan is not None:
+            steps = self._plan_cost.steps_until(self._plan, self.env.now - self._started, self._steps) - 1
+            if steps:  # what the steps before the one under way put into the cache is on record
+                scheduler.advance(steps)
+                scheduler.schedule()
         lives = [*scheduler.running, *scheduler.waiting, *self._incoming]
         lost = [live.ticket for live in lives if live.ticket.outcome is None]
         for ticket in lost:

@@ -22,7 +22,7 @@ from . import DECODE, GONE, PREFILL, WAITING, LiveRequest, Plan
 
 
 class LlamaCppScheduler:
-    """One server over its ``slots``; ``max_num_batched_tokens`` is ``n_batch``.
+    """One server over its ``slots``; ``max_num_batched_tokens`` is ``n_batch``; ``caching`` False: nobody hits.
 
     >>> from simcache.prompt import Request, Segment
     >>> scheduler = LlamaCppScheduler(Slots(2))
@@ -35,9 +35,10 @@ class LlamaCppScheduler:
     at_schedule = False
     block_tokens = 1
 
-    def __init__(self, slots: Slots, *, max_num_batched_tokens: int = 2048) -> None:
+    def __init__(self, slots: Slots, *, max_num_batched_tokens: int = 2048, caching: bool = True) -> None:
         require_count("max_num_batched_tokens", max_num_batched_tokens, at_least=len(slots.slots))
         self.slots = slots
+        self.caching = caching
         self.max_num_batched_tokens = max_num_batched_tokens
         self.step = 0
         self.waiting: deque[LiveRequest] = deque()
@@ -63,7 +64,7 @@ class LlamaCppScheduler:
             return False
         if self.slots.slot_tokens is not None:  # the token that ends the answer has no KV
             live.output_tokens = min(live.output_tokens, self.slots.slot_tokens - live.prompt_tokens + 1)
-        live.root = (namespace,)
+        live.root = (namespace if self.caching else ("alone", live.row),)
         self.waiting.append(live)
         return True
 
@@ -170,7 +171,7 @@ class LlamaCppScheduler:
 
     def peek(self, live: LiveRequest, namespace: Hashable) -> int:
         """Hit tokens of a request that took the best idle slot now; none is idle: 0. Changes nothing."""
-        index = self.slots.choose(live.content, namespace)
+        index = self.slots.choose(live.content, namespace) if self.caching else None
         return 0 if index is None else self.slots.peek(index, live.content, namespace)
 
     def set_time(self, now: int) -> None:

@@ -34,7 +34,8 @@ RETRACT_STEPS: Final = 20  # SGLANG_RETRACT_DECODE_STEPS
 
 
 class SglangScheduler:
-    """One replica's scheduler; ``max_num_batched_tokens`` is the chunk size of prefills, the tree's page the unit of memory.
+    """One replica's scheduler; ``max_num_batched_tokens`` is the chunk size of prefills, the tree's page the unit of memory;
+    ``caching`` False: nobody hits.
 
     >>> from simcache.prompt import Request, Segment
     >>> scheduler = SglangScheduler(RadixTree(1, 1000))
@@ -47,10 +48,17 @@ class SglangScheduler:
     at_schedule = False
 
     def __init__(
-        self, tree: RadixTree, *, max_num_seqs: int = 256, max_num_batched_tokens: int = 8192, policy: Policy = "fcfs"
+        self,
+        tree: RadixTree,
+        *,
+        max_num_seqs: int = 256,
+        max_num_batched_tokens: int = 8192,
+        policy: Policy = "fcfs",
+        caching: bool = True,
     ) -> None:
         require_count("max_num_batched_tokens", max_num_batched_tokens, at_least=tree.page_tokens)
         self.tree = tree
+        self.caching = caching
         self.block_tokens = tree.page_tokens
         self.blocks = tree.capacity_tokens // tree.page_tokens
         self.max_num_seqs = max_num_seqs
@@ -83,7 +91,7 @@ class SglangScheduler:
         if live.prompt_tokens + live.output_tokens + self.block_tokens >= self.tree.capacity_tokens:
             live.state = GONE
             return False
-        live.root = (namespace,)
+        live.root = (namespace if self.caching else ("alone", live.row),)
         self.waiting.append(live)
         return True
 
@@ -368,7 +376,7 @@ class SglangScheduler:
 
     def peek(self, live: LiveRequest, namespace: Hashable) -> int:
         """Hit tokens of a request that would be admitted now. Changes nothing."""
-        return self.tree.peek(live.content, namespace, live.prompt_tokens - 1)
+        return self.tree.peek(live.content, namespace, live.prompt_tokens - 1) if self.caching else 0
 
     def set_time(self, now: int) -> None:
         """The tree has no lifetimes."""
