@@ -33,6 +33,9 @@ if TYPE_CHECKING:
     from .latency import load_profile as load_profile
     from .latency import profile_names as profile_names
     from .latency import save_profile as save_profile
+    from .objective import Objective as Objective
+    from .planner import Plan as Plan
+    from .planner import plan as plan
     from .prompt import Prompt as Prompt
     from .prompt import Request as Request
     from .prompt import Segment as Segment
@@ -95,6 +98,8 @@ _HOMES = {
     "engine.run": ("simulate",),
     "errors": ("DeadlockError", "ExtrapolationWarning", "InputError", "SimcacheError", "UnknownNameError"),
     "latency": ("HostedProfile", "LatencyModel", "ServerProfile", "load_profile", "profile_names", "save_profile"),
+    "objective": ("Objective",),
+    "planner": ("Plan", "plan"),
     "prompt": ("Prompt", "Request", "Segment"),
     "records": ("Records",),
     "result": ("Result", "load_records", "save_records", "summarise"),

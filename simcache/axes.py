@@ -208,8 +208,7 @@ def cells(scenarios: Sequence[Scenario], points: Sequence[Mapping[str, Any]], ma
                 applied.add(key)
                 scenario = varied(scenario, full, value, make)
                 changes[full] = value
-            parts = [f"{full.rpartition('.')[2]}={label(value)}" for full, value in changes.items()]
-            name = ", ".join([base.name, *parts])
+            name = cell_name(base.name, changes)
             identity = (number, tuple((full, label(value)) for full, value in changes.items()))
             found.setdefault(identity, Cell(replace(scenario, name=name), changes, base.name))
     for key in points[0] if points else ():
@@ -220,6 +219,15 @@ def cells(scenarios: Sequence[Scenario], points: Sequence[Mapping[str, Any]], ma
     twice = sorted({name for name in names if names.count(name) > 1})
     require(not twice, "scenarios", twice, "must have different names")
     return list(found.values())
+
+
+def cell_name(base: str, changes: Mapping[str, Any]) -> str:
+    """What a cell is called: the scenario it was made of, and what was changed.
+
+    >>> cell_name("chat", {"backend.replicas": 2})
+    'chat, replicas=2'
+    """
+    return ", ".join([base, *(f"{full.rpartition('.')[2]}={label(value)}" for full, value in changes.items())])
 
 
 def keys(scenario: Scenario) -> list[str]:

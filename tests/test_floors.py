@@ -19,7 +19,8 @@ FLOORS: Final = (
     ("front door", ("__init__",)),
     ("9 words to objects, and print", ("cli/",)),
     ("8 draw", ("report/",)),
-    ("7 predicted against measured", ("validation", "live_log")),
+    ("7b what to take, how far it goes", ("planner", "racing", "objective", "capacity", "sensitivity")),
+    ("7a predicted against measured", ("validation", "live_log")),
     (
         "6 scenarios x seeds",
         (

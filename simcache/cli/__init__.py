@@ -21,6 +21,7 @@ VERBS: Final = (
     "compare",
     "convert",
     "fit",
+    "plan",
     "predict",
     "profiles",
     "providers",
