@@ -120,6 +120,7 @@ class Sweep:
         return {
             "schema_version": SCHEMA_VERSION,
             "study": self.study.name,
+            "answer": self.answer(),
             "keys": list(self.study.keys),
             "first_seed": self.study.first_seed,
             "metrics": list(self.study.metrics),

@@ -64,7 +64,7 @@ def _page(document: Mapping[str, Any]) -> Page:
     return Page(
         title=f"simcache sweep: {document['study']}",
         question=f"What changes with {axes}? {units.count(len(rows))} scenarios, {units.count(runs)} runs.",
-        answer=str(document.get("answer") or _best(rows)),
+        answer=str(document["answer"]),
         sections=tuple(sections),
     )
 
@@ -81,19 +81,6 @@ def _text(metric: str) -> Any:
     if metric.endswith(("share", "ratio")):
         return units.share
     return units.seconds if "_s." in metric or metric.endswith("_s") else units.count
-
-
-def _best(rows: Sequence[Row]) -> str:
-    parts = []
-    for metric, label in ((P95, "p95 TTFT"), (MONEY, "the cost of 1,000 questions")):
-        known = [(found, row) for row in rows if (found := estimate(row, metric)) is not None]
-        if known:
-            found, row = min(known, key=lambda pair: pair[0].mean)
-            bounds = None if found.low is None or found.high is None else (found.low, found.high)
-            said = f"{_text(metric)(found.mean)} {units.interval(bounds, _text(metric))}".rstrip()
-            parts.append(f"{label} is lowest with {row['scenario']!r} ({said})")
-    sentence = " and ".join(parts) or "nobody was answered"
-    return f"{sentence[0].upper()}{sentence[1:]}."
 
 
 def _said(document: Mapping[str, Any], rows: Sequence[Row]) -> tuple[list[str], list[str]]:
