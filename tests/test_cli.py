@@ -213,6 +213,8 @@ def test_a_trace_runs_with_the_options_that_belong_to_it(tmp_path: Path) -> None
     assert two["slo_ttft_s"] == 0.5
     (cold,) = json.loads(simcache(*words, "--no-prefix-caching", cwd=tmp_path).stdout)["results"]
     assert cold["hit_tokens"] == 0
+    (slot,) = json.loads(simcache(*words, "--engine", "llamacpp", cwd=tmp_path).stdout)["results"]
+    assert slot["hit_tokens"] == 8 * 599  # exact to the token, all but the last
 
 
 def test_paths_are_never_wrapped_and_a_plain_encoding_survives(tmp_path: Path) -> None:

@@ -37,6 +37,9 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.option("--replicas", type=int, help="Servers behind a round robin router.  [default: 1]")
 @click.option("--kv-tokens", type=int, help="KV memory per replica in tokens.  [default: the profile's]")
 @click.option("--block-tokens", type=int, help="Tokens per cache block.  [default: 16]")
+@click.option(
+    "--engine", help="vllm, sglang, prefill-first or llamacpp; --set backend.slots=4 and the like say more.  [default: vllm]"
+)
 @click.option("--spread-ticks", type=bool, help="Spread requests within a coarse clock's tick: 1 or 0.  [default: 1]")
 @click.option("--no-prefix-caching", is_flag=True, default=None, help="Serve without a prefix cache.")
 @click.option(
@@ -95,7 +98,7 @@ def _of_trace(trace: str, options: Mapping[str, Any], overrides: Sequence[str]) 
     from ..scenario_file import parse_scenarios, to_toml
     from ..workload.traces import TraceWorkload
 
-    served = {name: options[name] for name in ("profile", "replicas", "kv_tokens", "block_tokens") if name in options}
+    served = {name: options[name] for name in ("profile", "engine", "replicas", "kv_tokens", "block_tokens") if name in options}
     scenario = Scenario(
         name=Path(trace).name.partition(".")[0] or "trace",
         workload=TraceWorkload(path=trace, format=options.get("trace_format"), spread_ticks=options.get("spread_ticks", True)),

@@ -20,7 +20,11 @@ from .clock import instant
 
 
 def make_scheduler(server: Server, kv_tokens: int, records: RecordsBuilder) -> Scheduler:
-    """A scheduler with ``kv_tokens`` of KV memory, nothing in it; what it inserts and hits is credited in ``records``."""
+    """A scheduler with ``kv_tokens`` of KV memory, nothing in it; what it inserts and hits is credited in ``records``.
+
+    >>> make_scheduler(Server(engine="sglang"), 4096, RecordsBuilder()).blocks
+    256
+    """
     budget, caching = server.max_num_batched_tokens, server.prefix_caching
     credit: dict[str, Any] = {}
     if caching:
