@@ -179,5 +179,17 @@ def read_live_run(path: str | Path) -> tuple[RecordedRun, list[str]]:
         ttft_s=np.maximum(spans[0] - held_s, 0.0),
         e2e_s=np.maximum(spans[1] - held_s, 0.0),
         hit_tokens=None if any(hit is None for hit in hits) else told,
+        service_s=np.array([_service_s(row) for row in kept]),
     )
     return run, notes
+
+
+def _service_s(row: LiveRow) -> float:
+    """Seconds in service by llama.cpp's own timings; NaN: the server does not tell."""
+    spent_s = 0.0
+    for name in ("prompt_ms", "predicted_ms"):
+        spent_ms = row.server.get(name)
+        if isinstance(spent_ms, bool) or not isinstance(spent_ms, (int, float)):
+            return math.nan
+        spent_s += spent_ms / 1e3
+    return spent_s

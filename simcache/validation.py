@@ -13,11 +13,14 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from .catalogue import find_profile
 from .engine.run import simulate
-from .errors import InputError, require, require_number
-from .prompt import Request, Segment
+from .errors import InputError, require, require_count, require_number
+from .prediction import draw_profiles
+from .prompt import Request, Segment, prompt_tokens
 from .records import Records
 from .scenario import Scenario, Server
+from .streams import stream
 from .workload.synthetic import RequestList
 
 Floats = NDArray[np.float64]
@@ -27,19 +30,22 @@ FEWEST: Final = 10
 GRADES: Final = ((0.05, "A"), (0.10, "B"), (0.20, "C"))
 """Largest absolute error of TTFT mean and quantiles up to which a run has this grade; beyond the last: D."""
 _FACTOR_RANGE: Final = (0.2, 5.0)
+_DRIFT_GROUPS: Final = 5
 
 
 @dataclass(frozen=True, kw_only=True)
 class RecordedRun:
     """What a real engine did: requests in order of arrival, seconds from each arrival to first and last token (NaN: never).
 
-    ``hit_tokens`` None: the log does not tell what was cached.
+    ``hit_tokens`` None: the log does not tell what was cached. ``service_s``: seconds from the start of computing to the last
+    token, by the engine's own clock (NaN, None: not told).
     """
 
     requests: tuple[Request, ...]
     ttft_s: Floats
     e2e_s: Floats
     hit_tokens: NDArray[np.int64] | None = None
+    service_s: Floats | None = None
 
     def __post_init__(self) -> None:
         require(len(self.requests) >= FEWEST, "requests", len(self.requests), f"must be at least {FEWEST} to judge a prediction")
@@ -50,7 +56,10 @@ class Validation:
     """Signed errors as fractions: (simulated - measured) / measured, over the requests that were not used to calibrate.
 
     ``ttft_s`` has mean_error, p50_error, p90_error, p95_error, p99_error and median_ape (per request); ``tpot`` mean_error and
-    median_error (None without answers of two tokens). ``hits_exact_share`` and ``service_median_ape`` where the log tells them.
+    median_error (None without answers of two tokens). Both, and ``requests``, are of users alone where there are any: nobody waits
+    for a warm-up. ``hits_exact_share`` and ``service_median_ape`` are of all requests, where the log tells them.
+    ``interval95`` (None: nobody drew): where 95 % of each error of TTFT lie when the coefficients of the profile and the speed of
+    the host are drawn anew; an error whose interval holds 0 is no more than those two explain.
     """
 
     requests: int
@@ -62,6 +71,7 @@ class Validation:
     service_median_ape: float | None
     measured_ttft_s: Floats
     simulated_ttft_s: Floats
+    interval95: dict[str, tuple[float, float]] | None = None
 
     @property
     def grade(self) -> str:
@@ -80,22 +90,70 @@ class Validation:
             "grade": self.grade,
             "speed_factor": self.speed_factor,
             "requests": self.requests,
+            "interval95": None if self.interval95 is None else {name: list(ends) for name, ends in self.interval95.items()},
         }
 
 
-def validate(run: RecordedRun, server: Server, speed_factor: float | Literal["auto"] | None = "auto") -> Validation:
-    """Simulate the run's own arrivals on ``server`` and judge TTFT (from arrival), TPOT and hits.
+def validate(
+    run: RecordedRun, server: Server, speed_factor: float | Literal["auto"] | None = "auto", *, draws: int = 0, seed: int = 0
+) -> Validation:
+    """Simulate the run's own arrivals on ``server`` and judge TTFT (from arrival), TPOT, time in service and hits.
 
-    ``speed_factor`` "auto" finds the one factor on all step times at which the finish instants of the first 20 % of the requests
-    agree with the measured ones in least squares, and judges the rest; None judges everything with the profile as it is.
+    ``speed_factor`` "auto" finds the one factor on all step times that the first 20 % of the requests ask for (see
+    ``find_speed_factor``), and judges the rest; None judges everything with the profile as it is. ``draws`` simulates so many
+    times more, for ``interval95``.
     """
+    require_count("draws", draws, at_least=0)
+    known = max(FEWEST // 2, int(CALIBRATION_SHARE * len(run.requests))) if speed_factor == "auto" else 0
     if speed_factor == "auto":
-        known = max(FEWEST // 2, int(CALIBRATION_SHARE * len(run.requests)))
         factor = find_speed_factor(run, server, known)
-        return judge(run, play(run, server, factor), factor, slice(known, None))
-    factor = 1.0 if speed_factor is None else speed_factor
-    require_number("speed_factor", factor, above=0)
-    return judge(run, play(run, server, factor), factor, slice(None))
+    else:
+        factor = 1.0 if speed_factor is None else speed_factor
+        require_number("speed_factor", factor, above=0)
+    records, judged = play(run, server, factor), slice(known, None)
+    found = judge(run, records, factor, judged)
+    return replace(found, interval95=_interval95(run, server, records, found, known, draws, seed)) if draws else found
+
+
+def _interval95(
+    run: RecordedRun, server: Server, records: Records, found: Validation, known: int, draws: int, seed: int
+) -> dict[str, tuple[float, float]]:
+    """Errors of TTFT under profiles drawn from the covariance, on hosts as fast as this one was from moment to moment."""
+    profile: Any = find_profile(server.profile) if isinstance(server.profile, str) else server.profile
+    factor = found.speed_factor
+    calibrating = slice(known or None)
+    drift = _drift(run, records, calibrating) * stream(seed, "host drift").standard_normal(draws)
+    fixed = profile.table is not None or profile.covariance is None
+    errors = []
+    for drawn, slower in zip([profile] * draws if fixed else draw_profiles(profile, draws, seed), np.exp(drift), strict=True):
+        moved, own = replace(server, profile=drawn), factor
+        if known and not fixed:  # a host factor takes up what a draw makes slower everywhere
+            _, before_s = _busy_s(run, records, calibrating)
+            _, after_s = _busy_s(run, play(run, moved, factor), calibrating)
+            own *= float(before_s.sum() / after_s.sum())
+        errors.append(judge(run, play(run, moved, own * float(slower)), own, slice(known, None)).ttft_s)
+    ends = {name: np.quantile([each[name] for each in errors], [0.025, 0.975]) for name in found.ttft_s if name != "median_ape"}
+    return {name: (float(low), float(high)) for name, (low, high) in ends.items()}
+
+
+def _drift(run: RecordedRun, records: Records, rows: slice) -> float:
+    """Spread of the host's speed between groups of consecutive requests: standard deviation of its logarithm."""
+    measured_s, simulated_s = _busy_s(run, records, rows)
+    groups = min(_DRIFT_GROUPS, len(measured_s))
+    if groups < 2:
+        return 0.0
+    pairs = zip(np.array_split(measured_s, groups), np.array_split(simulated_s, groups), strict=True)
+    return float(np.std([math.log(real.sum() / ours.sum()) for real, ours in pairs], ddof=1))
+
+
+def _busy_s(run: RecordedRun, records: Records, rows: slice) -> tuple[Floats, Floats]:
+    """Measured and simulated seconds in which each request was computed, without its wait: in service, else of its answer."""
+    if run.service_s is not None:
+        measured_s, simulated_s = run.service_s[rows], _service_s(records)[rows]
+    else:
+        measured_s, simulated_s = (run.e2e_s - run.ttft_s)[rows], (records.e2e_s - records.ttft_s)[rows]
+    told = np.isfinite(measured_s) & (measured_s > 0) & (simulated_s > 0)
+    return measured_s[told], simulated_s[told]
 
 
 def play(run: RecordedRun, server: Server, factor: float) -> Records:
@@ -111,7 +169,15 @@ def play(run: RecordedRun, server: Server, factor: float) -> Records:
 
 
 def find_speed_factor(run: RecordedRun, server: Server, known: int) -> float:
-    """The factor whose finish instants of the first ``known`` requests agree with the measured ones in least squares."""
+    """The factor on all step times that the first ``known`` requests ask for.
+
+    Where the log tells times in service: it makes their sum that of the measured ones, since queueing would magnify what it is
+    to measure. Else its finish instants agree with the measured ones in least squares.
+    """
+    if run.service_s is not None and np.isfinite(run.service_s[:known]).any():
+        told = np.isfinite(run.service_s[:known])
+        measured_s = float(run.service_s[:known][told].sum())
+        return _root(lambda factor: float(_service_s(play(run, server, factor))[:known][told].sum()) - measured_s, *_FACTOR_RANGE)
     arrived_s = np.array([request.arrived_at_s for request in run.requests[:known]])
     finished_s = arrived_s + run.e2e_s[:known]
     seen = np.isfinite(finished_s)
@@ -123,6 +189,10 @@ def find_speed_factor(run: RecordedRun, server: Server, known: int) -> float:
         return float(((simulated_s[seen] - finished_s[seen]) * weights).sum())
 
     return _root(late, *_FACTOR_RANGE)
+
+
+def _service_s(records: Records) -> Floats:
+    return np.asarray((records["finished_at_ns"] - records["first_scheduled_at_ns"]) / 1e9)
 
 
 def _root(rises: Callable[[float], float], low: float, high: float) -> float:
@@ -143,10 +213,16 @@ def _root(rises: Callable[[float], float], low: float, high: float) -> float:
     return math.sqrt(low * high)
 
 
+def longest_tokens(run: RecordedRun) -> int:
+    """Tokens of a slot in which every request of the run has room to its end, answers included."""
+    return max(prompt_tokens(request.prompt) + request.output.tokens for request in run.requests) + 1
+
+
 def judge(run: RecordedRun, records: Records, factor: float, judged: slice) -> Validation:
     """Compare simulated records with the measured run over the rows of ``judged``."""
     measured, simulated = run.ttft_s[judged], records.ttft_s[judged]
-    seen = np.isfinite(measured) & np.isfinite(simulated) & (measured > 0)
+    people = np.array([request.kind == "user" for request in run.requests])[judged]
+    seen = np.isfinite(measured) & np.isfinite(simulated) & (measured > 0) & (people | ~people.any())
     require(int(seen.sum()) > 0, "requests", int(seen.sum()), "must hold at least one first token to judge")
     measured, simulated = measured[seen], simulated[seen]
     ttft = {"mean_error": float(simulated.mean() / measured.mean() - 1)}
@@ -166,6 +242,11 @@ def judge(run: RecordedRun, records: Records, factor: float, judged: slice) -> V
     exact = None
     if run.hit_tokens is not None:
         exact = float((run.hit_tokens[judged] == records["hit_tokens"][judged]).mean())
+    service_ape = None
+    if run.service_s is not None:
+        told = np.isfinite(run.service_s[judged]) & (run.service_s[judged] > 0)
+        if told.any():
+            service_ape = float(np.median(np.abs(_service_s(records)[judged][told] / run.service_s[judged][told] - 1)))
     return Validation(
         requests=int(seen.sum()),
         speed_factor=factor,
@@ -173,7 +254,7 @@ def judge(run: RecordedRun, records: Records, factor: float, judged: slice) -> V
         tpot=tpot,
         bias=float(np.median(simulated / measured - 1)),
         hits_exact_share=exact,
-        service_median_ape=None,
+        service_median_ape=service_ape,
         measured_ttft_s=measured,
         simulated_ttft_s=simulated,
     )

@@ -161,7 +161,7 @@ def test_the_verb_prints_the_documented_keys_and_draws(shared_data, tmp_path):
     save_profile(fit_kernels(read_kernels(folder / f"{name}_kernels", LAYERS), "table", name)[0], tmp_path / "profile.toml")
     arguments = ["--profile", str(tmp_path / "profile.toml"), "--log", str(folder / f"{name}_requests.jsonl.gz")]
     arguments += ["--log-format", "vllm-requests", "--engine", "vllm", "--kv-blocks", "2588", "--max-num-seqs", "256"]
-    arguments += ["--max-num-batched-tokens", "2048", "--async-scheduling"]
+    arguments += ["--max-num-batched-tokens", "2048", "--async-scheduling", "--profile-draws", "2"]
     figure = ["--figure", str(tmp_path / "qq.png")]
     answer = json.loads(
         CliRunner().invoke(command, [*arguments, *figure, "--speed-factor", "none", "--json"], catch_exceptions=False).stdout

@@ -7,41 +7,58 @@ from typing import Any, Final, Literal
 
 import click
 
+from ..catalogue import find_profile
 from ..errors import InputError
-from ..latency import ServerProfile, load_profile
-from ..scenario import Server
+from ..latency import ServerProfile
+from ..scenario import Engine, Server
 from ..units import share
-from ..validation import RecordedRun, Validation, read_vllm_requests, validate
+from ..validation import RecordedRun, Validation, longest_tokens, read_vllm_requests, validate
 
-LOG_FORMATS: Final = ("vllm-requests",)
+LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
 
 
 @click.command("validate")
 @click.option("--profile", required=True, help="Name or TOML file of the latency profile under test.")
 @click.option("--log", "log_path", required=True, metavar="FILE", help="What the real engine did, request by request.")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="vllm-requests", show_default=True)
-@click.option("--engine", type=click.Choice(["vllm"]), default="vllm", show_default=True)
+@click.option("--engine", type=click.Choice(["vllm", "sglang", "llamacpp"]), default="vllm", show_default=True)
 @click.option(
     "--kv-blocks", type=click.IntRange(min=1), help="Usable KV blocks of the engine.  [default: what the profile's memory holds]"
+)
+@click.option("--kv-tokens", type=click.IntRange(min=2), help="The same in tokens; llama.cpp's n_ctx.  [default there: enough]")
+@click.option("--slots", type=click.IntRange(min=1), help="Slots of llama.cpp's server.  [default: 1]")
+@click.option(
+    "--slot-similarity", type=click.FloatRange(0, 1), help="Its --slot-prompt-similarity.  [default: 0.1, as the server's]"
 )
 @click.option("--block-tokens", type=click.IntRange(min=1), default=16, show_default=True)
 @click.option("--max-num-seqs", type=click.IntRange(min=1), default=128, show_default=True)
 @click.option("--max-num-batched-tokens", type=click.IntRange(min=1), default=2048, show_default=True)
 @click.option("--async-scheduling", is_flag=True, help="The engine decides the next step while one runs.")
 @click.option("--speed-factor", default="auto", show_default=True, metavar="auto|none|X", help="One factor on all step times.")
+@click.option(
+    "--profile-draws",
+    type=click.IntRange(min=0),
+    default=20,
+    show_default=True,
+    help="Runs with profile and host speed drawn anew, for the intervals.",
+)
 @click.option("--figure", metavar="FILE", help="Draw simulated against measured TTFT, quantile by quantile.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     profile: str,
     log_path: str,
     log_format: str,
-    engine: str,
+    engine: Engine,
     kv_blocks: int | None,
+    kv_tokens: int | None,
+    slots: int | None,
+    slot_similarity: float | None,
     block_tokens: int,
     max_num_seqs: int,
     max_num_batched_tokens: int,
     async_scheduling: bool,
     speed_factor: str,
+    profile_draws: int,
     figure: str | None,
     as_json: bool,
 ) -> None:
@@ -50,29 +67,52 @@ def command(
     TTFT counts from arrival. `--speed-factor auto` fits one factor on the first 20 % of the requests and judges the rest; `none`
     judges everything with the profile as it is. Errors in JSON are signed fractions.
     """
-    loaded = load_profile(profile)
+    loaded = find_profile(profile)
     if not isinstance(loaded, ServerProfile):
         raise InputError("profile", profile, "must be the profile of a server")
-    run = read_vllm_requests(log_path, block_tokens)
+    run, notes = _read(log_path, log_format, block_tokens)
+    if kv_blocks is not None:
+        if kv_tokens is not None:
+            raise click.UsageError("Give --kv-blocks or --kv-tokens, not both.")
+        kv_tokens = kv_blocks * block_tokens
+    if kv_tokens is None and engine == "llamacpp" and loaded.kv_tokens is None:
+        kv_tokens = (slots or 1) * longest_tokens(run)
+    options: dict[str, Any] = {"slots": slots, "slot_similarity": slot_similarity}
     server = Server(
         profile=loaded,
-        kv_tokens=None if kv_blocks is None else kv_blocks * block_tokens,
+        engine=engine,
+        kv_tokens=kv_tokens,
         block_tokens=block_tokens,
         max_num_seqs=max_num_seqs,
         max_num_batched_tokens=max_num_batched_tokens,
         async_scheduling=async_scheduling,
+        **{name: value for name, value in options.items() if value is not None},
     )
-    result = validate(run, server, _factor(speed_factor))
+    result = validate(run, server, _factor(speed_factor), draws=profile_draws)
     if figure is not None:
         from ..report.validation_figures import save_quantile_figure
 
         save_quantile_figure(result.measured_ttft_s, result.simulated_ttft_s, figure)
     if as_json:
-        click.echo(json.dumps({"schema_version": 1, **result.as_json()}, indent=2))
+        click.echo(json.dumps({"schema_version": 1, **result.as_json(), "notes": notes}, indent=2))
     else:
         click.echo(_text(result, run))
+        for note in notes:
+            click.echo(f"note: {note}")
         if figure is not None:
             click.echo(f"figure: {figure}")
+
+
+def _read(path: str, log_format: str, block_tokens: int) -> tuple[RecordedRun, list[str]]:
+    if log_format == "llamacpp-csv":
+        from ..llamacpp_log import read_llamacpp_csv
+
+        return read_llamacpp_csv(path)
+    if log_format == "simcache":
+        from ..live_log import read_live_run
+
+        return read_live_run(path)
+    return read_vllm_requests(path, block_tokens), []
 
 
 def _factor(text: str) -> float | Literal["auto"] | None:
@@ -90,9 +130,8 @@ def _text(result: Validation, run: RecordedRun) -> str:
     def signed(value: Any) -> str:
         return "-" if value is None else f"{'+' if value >= 0 else '-'}{share(abs(value))}"
 
-    ttft = ", ".join(
-        f"{name.removesuffix('_error')} {signed(result.ttft_s[name])}" for name in result.ttft_s if name != "median_ape"
-    )
+    names = [name for name in result.ttft_s if name != "median_ape"]
+    ttft = ", ".join(f"{name.removesuffix('_error')} {signed(result.ttft_s[name])}" for name in names)
     judged = f"{result.requests:,} of {len(run.requests):,} requests judged"
     lines = [
         f"grade {result.grade}: {judged}, speed factor {result.speed_factor:.4f}",
@@ -100,6 +139,12 @@ def _text(result: Validation, run: RecordedRun) -> str:
         f"        half of the requests are within {share(result.ttft_s['median_ape'])} (bias {signed(result.bias)})",
         f"  TPOT  mean {signed(result.tpot['mean_error'])}, median {signed(result.tpot['median_error'])}",
     ]
+    if result.interval95 is not None:
+        ends = {name: " to ".join(map(signed, result.interval95[name])) for name in names[:2]}
+        said = ", ".join(f"{name.removesuffix('_error')} {text}" for name, text in ends.items())
+        lines.insert(2, f"        95 %, with profile and host speed drawn anew: {said}")
     if result.hits_exact_share is not None:
         lines.append(f"  hits  {share(result.hits_exact_share)} of the requests hit exactly what the engine reported")
+    if result.service_median_ape is not None:
+        lines.append(f"  time in service: half of the requests are within {share(result.service_median_ape)}")
     return "\n".join(lines)
