@@ -38,12 +38,12 @@ def warming_effects(results_by_variant: Mapping[str, Sequence[Result]]) -> list[
     []
     """
     scenarios = {name: results[0].scenario for name, results in results_by_variant.items()}
-    cold = {name: _unwarmed(scenario) for name, scenario in scenarios.items() if isinstance(scenario.warming, NoWarming)}
+    cold = {name: unwarmed(scenario) for name, scenario in scenarios.items() if isinstance(scenario.warming, NoWarming)}
     effects = []
     for name, scenario in scenarios.items():
         if name in cold:
             continue
-        twins = [other for other, unwarmed in cold.items() if unwarmed == _unwarmed(scenario)]
+        twins = [other for other, same in cold.items() if same == unwarmed(scenario)]
         counterpart = twins[0] if twins else next(iter(cold)) if len(cold) == 1 else None
         if counterpart is not None:
             effects.append(_effect(counterpart, name, results_by_variant[counterpart], results_by_variant[name]))
@@ -67,7 +67,14 @@ def answer(results_by_variant: Mapping[str, Sequence[Result]]) -> str:
     return _best(results_by_variant)
 
 
-def _unwarmed(scenario: Scenario) -> Scenario:
+def unwarmed(scenario: Scenario) -> Scenario:
+    """The scenario without its name and its warming: equal for those that differ in warming alone.
+
+    >>> from .scenario_file import load_scenarios
+    >>> cold, warm, *_ = load_scenarios("demo")
+    >>> unwarmed(cold) == unwarmed(warm)
+    True
+    """
     return replace(scenario, name="", warming=NoWarming(), on_unfinished_warm="wait")
 
 

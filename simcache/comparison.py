@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Final
 
 from . import stats, units
 from .errors import require, require_count
+from .headroom import MOST_REQUESTS, UNKNOWN, Headroom, oracle_scenario, run_figures_of, twins
 from .run_store import RunStore
 from .runs import Metric, Run
 from .scenario import Scenario
@@ -28,6 +29,7 @@ LIVE_METRICS: Final = ("ttft_s.mean", "ttft_s.p95", "slo_share")
 LEAST_REQUESTS: Final = 30
 """Fewer in an arm and a mean is not normal enough for the test."""
 _SECONDS_PER_DAY: Final = 86_400.0
+_Runs = Mapping[int, Run]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,10 +137,14 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """Scenarios against the first of them, seed by seed. ``print`` it, or ask its ``pairs``."""
+    """Scenarios against the first of them, seed by seed. ``print`` it, or ask its ``pairs``.
+
+    ``headroom``: by name, of every scenario that warms and has one beside it that differs in warming alone and does not warm.
+    """
 
     pairs: tuple[Pair, ...]
     sweep: Sweep = field(repr=False)
+    headroom: Mapping[str, Headroom] = field(default_factory=dict)
 
     def answer(self) -> str:
         """One sentence per pair."""
@@ -151,11 +157,16 @@ class Comparison:
             for found in pair.differences:
                 lines.append(f"  {Metric(found.metric).label:<22} {_row(found)}")
             lines.append(f"  {pair.answer()}")
+        lines += self.headroom_lines()
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
         """The comparison as a notebook shows it."""
         return f"<pre>{html.escape(str(self))}</pre>"
+
+    def headroom_lines(self) -> list[str]:
+        """One line per scenario with a headroom."""
+        return [f"{name!r}: {found.sentence()}." for name, found in self.headroom.items()]
 
     def document(self, *, live: bool = False) -> dict[str, Any]:
         """The comparison in plain JSON values; ``live``: with the sizes of live tests."""
@@ -180,7 +191,14 @@ class Comparison:
             entries.append(entry)
         notes = [note for runs in self.sweep.runs for run in runs.values() for note in run.notes]
         failures = [failure._asdict() for failure in self.sweep.failures]
-        return {"schema_version": SCHEMA_VERSION, "comparisons": entries, "failures": failures, "notes": list(dict.fromkeys(notes))}
+        room = {name: {**found.document(), "answer": found.sentence()} for name, found in self.headroom.items()}
+        return {
+            "schema_version": SCHEMA_VERSION,
+            "comparisons": entries,
+            "headroom": room,
+            "failures": failures,
+            "notes": list(dict.fromkeys(notes)),
+        }
 
 
 def compare(
@@ -197,7 +215,8 @@ def compare(
 ) -> Comparison:
     """``b`` (and ``others``) against ``a`` under the same seeds, so that the same people type the same keys in all.
 
-    A seed whose run fails in one of two counts in neither. Errors: as :func:`~simcache.sweeps.sweep`.
+    A seed whose run fails in one of two counts in neither. For the headroom the oracle is simulated too where users ask no more
+    than ``headroom.MOST_REQUESTS`` questions over all seeds. Errors: as :func:`~simcache.sweeps.sweep`.
 
     >>> from simcache import Server, TypingSessions, WarmOnFocus
     >>> cold = Scenario(name="cold", workload=TypingSessions(users=3), backend=Server(), duration_s=300)
@@ -219,7 +238,39 @@ def compare(
         require(len(both) >= 2, "seeds", len(both), f"must be at least 2 that ran in {a.name!r} and {scenario.name!r}", _why(found))
         a_runs, b_runs = (tuple(each[seed] for seed in both) for each in (first, runs))
         pairs.append(Pair(a=scenarios[0].name, b=scenario.name, a_runs=a_runs, b_runs=b_runs, metrics=asked))
-    return Comparison(pairs=tuple(pairs), sweep=found)
+
+    def simulated(oracles: Sequence[Scenario]) -> Sequence[_Runs]:
+        named = [oracle.but(name=f"oracle {number}") for number, oracle in enumerate(oracles)]
+        more = replace(study, cells=tuple(cells(named, [{}])))
+        return sweep(more, duration_s=duration_s, store=store, workers=workers).runs
+
+    return Comparison(pairs=tuple(pairs), sweep=found, headroom=_headrooms(scenarios, found.runs, simulated))
+
+
+def _headrooms(
+    scenarios: Sequence[Scenario], runs: Sequence[_Runs], simulated: Callable[[Sequence[Scenario]], Sequence[_Runs]]
+) -> dict[str, Headroom]:
+    """By the seeds that ran in all three; the oracle is ``simulated`` where it is not among the scenarios and not too expensive."""
+    asked = {scenario.name: scenario for scenario in scenarios}
+    ran = {scenario.name: each for scenario, each in zip(scenarios, runs, strict=True)}
+    cold = twins(asked)
+    oracles = {name: oracle_scenario(asked[name]) for name in cold}
+    known = [(scenario.but(name="oracle"), ran[scenario.name]) for scenario in scenarios]
+    missing: list[Scenario] = []
+    for name, other in cold.items():
+        requests = sum(run.figures["user_requests"] or 0 for run in ran[other].values())
+        if requests <= MOST_REQUESTS and oracles[name] not in [*missing, *(scenario for scenario, _ in known)]:
+            missing.append(oracles[name])
+    if missing:
+        known += zip(missing, simulated(missing), strict=True)
+    rooms = {}
+    for name, other in cold.items():
+        foreseen = next((each for scenario, each in known if scenario == oracles[name]), None)
+        three = [ran[other], ran[name], *([] if foreseen is None else [foreseen])]
+        seeds = [seed for seed in three[0] if all(seed in each for each in three)]
+        none, policy, *oracle = (run_figures_of([each[seed] for seed in seeds]) for each in three)
+        rooms[name] = Headroom(none=none, policy=policy, oracle=oracle[0] if oracle else UNKNOWN)
+    return rooms
 
 
 def _why(found: Sweep) -> str:

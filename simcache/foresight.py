@@ -94,7 +94,8 @@ class Oracle(WarmingPolicy):
     ``most_ahead_s`` before submit at most; but nothing that saves less than ``least_gain_s`` of waiting, be it because the prefix
     is there already or because the warm-up would come too late. Over a longer pause it keeps the entry alive with pings where
     their reads cost less than one write. ``ttl_s`` is the lifetime (None: until evicted), ``write`` and ``read`` prices over the
-    uncached input price. It estimates as on an idle backend: under load it is a good policy, no strict bound.
+    uncached input price. ``evicts``: others' prompts can push an entry out, so what is there now is warmed all the same, to be
+    there at submit. It estimates as on an idle backend: under load it is a good policy, no strict bound.
 
     >>> from .workload.typist import evenly
     >>> moment = Moment(user="u", session="s", prefix_tokens=8_000, warm_s=lambda: 2.0, typing=evenly(30.0, 22, share=0.5))
@@ -107,6 +108,7 @@ class Oracle(WarmingPolicy):
     least_gain_s: float = 0.01
     write: float = 1.25
     read: float = 0.1
+    evicts: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -176,7 +178,7 @@ class _Seer(Warmer):
             return math.inf
         ttl_s, since_s = self.policy.ttl_s, moment.since_sent_s or 0.0
         cached = moment.hit_tokens()
-        survives = ttl_s is None or since_s + submit_s < ttl_s
+        survives = not self.policy.evicts and (ttl_s is None or since_s + submit_s < ttl_s)
         without_s = moment.warm_after_s(cached if survives else 0)
         late_s = max(0.0, moment.warm_after_s(cached) - submit_s)
         return without_s - late_s - moment.warm_after_s(moment.prefix_tokens)

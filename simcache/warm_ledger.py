@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import csv
+import io
+from collections.abc import Sequence
+from typing import Any, Final, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,6 +13,9 @@ from numpy.typing import NDArray
 from .metrics import answered
 from .pricing import wasted_share
 from .records import NEVER, Records
+
+FATES: Final = ("used", "refreshed", "dropped", "unused")
+"""Of warm-ups that ended ok; the others have their outcome."""
 
 
 class LedgerEntry(NamedTuple):
@@ -78,6 +84,48 @@ def warm_ledger(records: Records, row_usd: NDArray[np.float64] | None = None) ->
         )
         for row in rows
     ]
+
+
+def ledger_csv(entries: Sequence[LedgerEntry]) -> str:
+    """The ledger as a table: a head, a line per entry, empty where nothing is known.
+
+    >>> ledger_csv([]).split(",")[:3]
+    ['row', 'kind', 'user']
+    """
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(LedgerEntry._fields)
+    writer.writerows(entries)
+    return text.getvalue()
+
+
+def ledger_summary(entries: Sequence[LedgerEntry]) -> dict[str, Any]:
+    """The ledger of one run or of several in a few plain JSON values.
+
+    ``fates``: how many met each. ``relied_on``: how many a question relied on, ``late``: how many of those were not there when it
+    was submitted, and ``late_s_mean``: by how much those were late on average. ``cost_usd`` and, of it, ``waste_usd``: None where
+    it is not known.
+
+    >>> ledger_summary([])
+    {'sent': 0, 'fates': {}, 'relied_on': 0, 'late': 0, 'late_s_mean': None, 'wasted_share': None, 'cost_usd': 0, 'waste_usd': 0}
+    """
+    fates = [entry.fate for entry in entries]
+    relied_s = [entry.late_s for entry in entries if entry.late_s is not None]
+    late_s = [late for late in relied_s if late > 0]
+    inserted = sum(entry.inserted_tokens for entry in entries)
+    used = sum(entry.used_tokens for entry in entries)
+    priced = [(entry.cost_usd, entry.wasted_share) for entry in entries if entry.cost_usd is not None]
+    known = len(priced) == len(entries)
+    return {
+        "sent": len(entries),
+        "fates": {fate: fates.count(fate) for fate in (*FATES, *sorted(set(fates) - set(FATES))) if fate in fates},
+        "relied_on": len(relied_s),
+        "late": len(late_s),
+        "late_s_mean": sum(late_s) / len(late_s) if late_s else None,
+        "wasted_share": 1 - used / inserted if inserted else None,
+        "cost_usd": sum(cost for cost, _ in priced) if known else None,
+        "waste_usd": sum(cost * share for cost, share in priced) if known else None,
+    }
 
 
 def others(records: Records) -> NDArray[np.bool_]:

@@ -66,6 +66,8 @@ def test_without_arguments_it_answers(tmp_path: Path) -> None:
     written = files_in(folder)
     assert len([name for name in written if name.endswith("records.parquet")]) == 20
     assert {"results.json", "one-gpu-warmed/seed-0/records.csv", "one-gpu-warmed/seed-4/scenario.toml"} <= written
+    assert "one-gpu-warmed/seed-0/warm_ledger.csv" in written
+    assert "one-gpu-no-warming/seed-0/warm_ledger.csv" not in written
     assert set(os.listdir(tmp_path)) == {"simcache-out"}
 
 

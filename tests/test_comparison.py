@@ -14,6 +14,7 @@ from simcache import cli, comparison, stats
 from simcache.comparison import Pair, compare
 from simcache.errors import InputError
 from simcache.faults import Crash
+from simcache.headroom import UNKNOWN, headroom_figures, headrooms, oracle_scenario
 from simcache.runs import Metric, Run, reduced
 
 from .synthetic_runs import answer, result_of
@@ -192,3 +193,33 @@ def test_the_front_door_stays_a_function() -> None:
     assert callable(sc.compare)
     assert sc.compare is comparison.compare
     assert callable(sc.sweep)
+
+
+def test_headroom_stands_beside_every_pair_that_differs_in_warming_alone() -> None:
+    found = compare(COLD, WARM, WARM.but(name="big", backend__kv_tokens=400_000), seeds=3, workers=1)
+    assert list(found.headroom) == ["warm"]
+    room = found.headroom["warm"]
+    each = {
+        name: [sc.simulate(scenario, seed=seed) for seed in range(3)]
+        for name, scenario in (("none", COLD), ("policy", WARM), ("oracle", oracle_scenario(WARM)))
+    }
+    for name, results in each.items():
+        assert getattr(room, name) == pytest.approx(headroom_figures(results))
+    again = headrooms({"cold": each["none"], "warm": each["policy"]})["warm"]
+    assert again.gained_share == pytest.approx(room.gained_share)
+    assert room.sentence() in str(found)
+    assert found.document()["headroom"]["warm"]["gained_share"] == room.gained_share
+
+
+def test_an_oracle_at_hand_is_not_simulated_again_and_an_expensive_one_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    results = {each.name: [sc.simulate(each, seed=1)] for each in (COLD, WARM, oracle_scenario(WARM).but(name="knows"))}
+    monkeypatch.setattr("simcache.headroom.simulate", None)
+    found = headrooms(results)
+    assert found["warm"].oracle == found["knows"].policy == headroom_figures(results["knows"])
+    del results["knows"]
+    few = headrooms(results, most_requests=1)["warm"]
+    assert few.oracle == UNKNOWN
+    assert few.gained_share is None
+    assert " / -, per 1,000 questions" in few.sentence()
+    monkeypatch.setattr("simcache.comparison.MOST_REQUESTS", 1)
+    assert compare(COLD, WARM, seeds=2, workers=1).headroom["warm"].oracle == UNKNOWN

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import math
 from dataclasses import dataclass
 
@@ -17,7 +19,7 @@ from simcache.latency import load_profile
 from simcache.prompt import Segment
 from simcache.records import NEVER
 from simcache.scenario import HostedApi, Scenario, Server
-from simcache.warm_ledger import others, slowdown_of_others_s, warm_ledger
+from simcache.warm_ledger import ledger_csv, ledger_summary, others, slowdown_of_others_s, warm_ledger
 from simcache.warming import (
     NoWarming,
     WarmAfterAnswer,
@@ -295,5 +297,30 @@ def test_headroom_in_one_line():
     assert found.sentence().startswith("headroom (none / this policy / oracle): mean TTFT")
     unknown = Figures(None, None, None)
     assert Headroom(none=unknown, policy=unknown, oracle=unknown).gained_share is None
-    assert oracle_for(Scenario(workload=TypingSessions(users=1), backend=Server(ttl_s=100.0))).most_ahead_s == 80.0
+    assert oracle_for(Scenario(workload=TypingSessions(users=1), backend=Server(ttl_s=100.0))).most_ahead_s == 60.0
+    assert oracle_for(Scenario(workload=TypingSessions(users=1), backend=Server(ttl_s=50.0))).most_ahead_s == 40.0
     assert math.isclose(oracle_for(chat().but(backend__cache_ttl="1h")).write, 2.0)
+
+
+def test_the_ledger_in_a_few_figures_and_as_a_table():
+    policy = Together(policies=(WarmOnFocus(), KeepAlive(interval_s=240, most_pings=2)))
+    result = simulate(chat(p_send=0.6).but(warming=policy), duration_s=3600, seed=1)
+    ledger = warm_ledger(result.records, result.bill.row_usd)
+    found = ledger_summary(ledger)
+    assert sum(found["fates"].values()) == found["sent"] == len(ledger)
+    assert found["waste_usd"] == pytest.approx(result.bill.warm_waste_usd)
+    assert 0 < found["wasted_share"] < 1
+    assert 0 <= found["late"] <= found["relied_on"] <= found["sent"]
+    lines = list(csv.DictReader(io.StringIO(ledger_csv(ledger))))
+    assert [int(line["row"]) for line in lines] == [entry.row for entry in ledger]
+    assert sum(float(line["cost_usd"]) for line in lines) == pytest.approx(found["cost_usd"])
+    assert [line["visible_at_s"] == "" for line in lines] == [entry.visible_at_s is None for entry in ledger]
+    assert ledger_summary(warm_ledger(result.records))["cost_usd"] is None
+
+
+def test_an_oracle_that_knows_of_evictions_warms_what_is_there():
+    """On one small GPU others push prefixes out while people type; the oracle waits least of all then, too."""
+    asked = chat(document_tokens=20_000, users=12, questions=2).but(backend=Server(kv_tokens=60_000))
+    room = headroom(asked.but(warming=WarmOnFocus()), seeds=(1, 2), duration_s=1200)
+    assert room.oracle.ttft_mean_s < room.none.ttft_mean_s * 0.7
+    assert room.oracle.ttft_mean_s < room.policy.ttft_mean_s * 1.05

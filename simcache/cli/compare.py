@@ -65,6 +65,10 @@ def command(
         _show(pair)
         if ab:
             _show_live(pair, power)
+    for line in found.headroom_lines():
+        print_lines(line)
+    if found.headroom:
+        click.echo()
     for note in list(dict.fromkeys(note for runs in found.sweep.runs for run in runs.values() for note in run.notes))[:8]:
         print_lines(f"note: {note}")
     complain(found.sweep)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from ..result import Result
     from ..scenario import Scenario
     from ..scenario_file import ScenarioFile
+    from ..warm_ledger import LedgerEntry
 
 DEMO: Final = "demo"
 DEFAULT_FOLDER: Final = Path("simcache-out")
@@ -123,10 +124,11 @@ class _Told(NamedTuple):
 def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told, draws: int | None) -> None:
     from ..answers import answer
     from ..digests import package_versions
+    from ..headroom import headrooms
     from ..result import document, json_text, summarise
     from .files import named_for_files, output_folder
     from .story import print_story, story_document, tell, told_scenario
-    from .table import print_answer, print_notes, print_table, print_uncertainty
+    from .table import print_answer, print_lines, print_notes, print_table, print_uncertainty
 
     telling = told_scenario(asked.scenarios, told.variant) if told.anything else None
     folder = out if out is not None or as_json else DEFAULT_FOLDER / named_for_files(asked.name)
@@ -141,6 +143,9 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
                 entry["uncertainty"] = _split(runs, draws)
         said = answer(results)
         whole = {**document(entries), "name": asked.name, "answer": said, "versions": dict(package_versions())}
+        room = headrooms(results)
+        whole["headroom"] = {name: {**found.document(), "answer": found.sentence()} for name, found in room.items()}
+        whole["warm_ledger"] = _ledgers(results)
         if stage is not None:
             _write(stage, results, whole)
     if as_json:
@@ -153,6 +158,10 @@ def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, tol
     print_table(entries)
     print_answer(said)
     print_uncertainty(entries)
+    for name, found in room.items():
+        print_lines(f"{name!r}: {found.sentence()}.")
+    if room:
+        click.echo()
     print_notes(asked.notes, entries)
     if telling is not None:
         print_story(results[telling.name][0], told.row, lines, told.timeline, told.caches)
@@ -196,13 +205,30 @@ def _split(runs: Sequence[Result], draws: int) -> dict[str, Any]:
         return split_uncertainty(runs, draws, advance)
 
 
+def _ledgers(results: Mapping[str, Sequence[Result]]) -> dict[str, dict[str, Any]]:
+    """What became of the warm-ups and pings of every variant that sent some, over all seeds."""
+    from ..warm_ledger import ledger_summary
+
+    entries = {name: [entry for run in runs for entry in _ledger(run)] for name, runs in results.items()}
+    return {name: ledger_summary(found) for name, found in entries.items() if found}
+
+
+def _ledger(result: Result) -> list[LedgerEntry]:
+    from ..warm_ledger import warm_ledger
+
+    return warm_ledger(result.records, None if result.bill is None else result.bill.row_usd)
+
+
 def _write(stage: Path, results: Mapping[str, Sequence[Result]], found: dict[str, Any]) -> None:
     from ..report.figures import save_run_figure
     from ..result import json_text
+    from ..warm_ledger import ledger_csv
     from .files import folder_names
 
     for name, folder in folder_names(list(results)).items():
         for result in results[name]:
-            result.save(stage / folder / f"seed-{result.seed}")
+            saved = result.save(stage / folder / f"seed-{result.seed}")
+            if ledger := _ledger(result):
+                (saved / "warm_ledger.csv").write_text(ledger_csv(ledger), encoding="utf-8")
     (stage / "results.json").write_text(json_text(found), encoding="utf-8")
     save_run_figure(results, stage / "ttft.png")
