@@ -1,4 +1,4 @@
-"""Studies 09 to 12 in their quick form: one figure each, one sentence, and the figures that the sentence rests on."""
+"""Studies 09 to 12 and 15 in their quick form: one figure each, one sentence, and the figures that the sentence rests on."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def load(name: str):
     return module
 
 
-@pytest.mark.parametrize("name", ["09_fan_out", "10_prompt_layout", "11_streaming", "12_api_or_own_gpus"])
+@pytest.mark.parametrize("name", ["09_fan_out", "10_prompt_layout", "11_streaming", "12_api_or_own_gpus", "15_traffic_keeps_warm"])
 def test_one_figure_and_one_sentence(name, tmp_path, monkeypatch):
     study = load(name)
     monkeypatch.setattr(study, "FIGURES", tmp_path)
@@ -54,3 +54,17 @@ def test_layouts_hold_the_same_tokens_in_another_order():
         for layout in study.LAYOUTS.values()
     ]
     assert all(content == contents[0] for content in contents)
+
+
+def test_traffic_lies_on_its_closed_forms():
+    """Hits and cost of 2,000 requests, within four standard errors of a share; the traffic needed inverts the closed form."""
+    study = load("15_traffic_keeps_warm")
+    for lifetime in study.LIFETIMES.values():
+        for rate in (1.0, 8.0):
+            expected = study.hit_probability(rate, lifetime)
+            error = 4 * (expected * (1 - expected) / 2_000) ** 0.5
+            hits, cost = study.simulated(rate, lifetime, 2_000)
+            assert hits == pytest.approx(expected, abs=error)
+            assert cost == pytest.approx(study.cost(expected, lifetime), abs=error * (lifetime.write - study.READ) + 0.001)
+        assert study.hit_probability(study.needed_per_h(0.95, lifetime), lifetime) == pytest.approx(0.95)
+    assert study.needed_per_h(0.95, study.LIFETIMES["5 minutes"]) == pytest.approx(35.95, abs=0.01)
