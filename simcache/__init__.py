@@ -24,6 +24,8 @@ if TYPE_CHECKING:
     from .errors import UnknownNameError as UnknownNameError
     from .foresight import Adaptive as Adaptive
     from .foresight import Oracle as Oracle
+    from .headroom import Headroom as Headroom
+    from .headroom import headrooms as headrooms
     from .keep_alive import KeepAlive as KeepAlive
     from .keep_alive import KeepAliveMyopic as KeepAliveMyopic
     from .keep_alive import KeepAliveOptimal as KeepAliveOptimal
@@ -53,6 +55,8 @@ if TYPE_CHECKING:
     from .study import Precision as Precision
     from .sweeps import Sweep as Sweep
     from .sweeps import sweep as sweep
+    from .warm_ledger import LedgerEntry as LedgerEntry
+    from .warm_ledger import slowdown_of_others_s as slowdown_of_others_s
     from .warming import Moment as Moment
     from .warming import NoWarming as NoWarming
     from .warming import WarmAfterAnswer as WarmAfterAnswer
@@ -127,6 +131,8 @@ _HOMES = {
     "workload.traces": ("TraceWorkload", "read_trace"),
     "workload.typist": ("DESKTOP", "INPUT_METHOD", "MOBILE", "Typing", "Typist"),
     "foresight": ("Adaptive", "Oracle"),
+    "headroom": ("Headroom", "headrooms"),
+    "warm_ledger": ("LedgerEntry", "slowdown_of_others_s"),
     "keep_alive": ("KeepAlive", "KeepAliveMyopic", "KeepAliveOptimal"),
     "warming_limits": ("Budgeted", "ForSome", "Together"),
     "workload.arrivals": ("DayAndWeek",),
