@@ -1,7 +1,9 @@
 """SGLang's scheduler over its radix tree, without a clock: prompts before decodes, in chunks, admitted by estimated memory.
 
-Rules read in sglang/srt/managers/schedule_policy.py, scheduler.py and schedule_batch.py (0.5.23; overlap, mixed chunks and
-speculation off): while somebody waits and the batch is not full, a step computes prompts up to the chunk size, at most one of
+Rules: order of admission and memory estimate as in sglang/srt/managers/schedule_policy.py (read); the step loop, the full flag
+and retraction as its documentation and defaults describe them (not read in the source of 0.5.23). No recorded schedule of the
+engine stands beside this one: it is held by an oracle written from the same rules. Overlap, mixed chunks and speculation are
+not modelled. While somebody waits and the batch is not full, a step computes prompts up to the chunk size, at most one of
 them cut; else everybody decodes. The batch is full when a seat or the estimated memory is missing, and until somebody leaves.
 Estimated memory: what is free or evictable, less what running requests are expected to generate still (their remaining output,
 at most 4,096 tokens, times a ratio that starts at 0.7, falls to 0.098 within 600 decode steps and is set anew after a
