@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .comparison import Comparison as Comparison
     from .comparison import compare as compare
-    from .engine.sent import sent_requests as sent_requests
     from .engine.run import simulate as simulate
+    from .engine.sent import sent_requests as sent_requests
     from .errors import DeadlockError as DeadlockError
     from .errors import ExtrapolationWarning as ExtrapolationWarning
     from .errors import InputError as InputError

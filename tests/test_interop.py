@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 import simcache as sc
 from simcache.cli import main
 from simcache.comparison import compare
-from simcache.engine.sent import sent_requests
 from simcache.engine.run import simulate
+from simcache.engine.sent import sent_requests
 from simcache.errors import InputError
 from simcache.prompt import Request, Segment, prompt_tokens, shared_prefix_tokens
 from simcache.records import NEVER

@@ -33,7 +33,9 @@ def tell(result: Result, journal: Journal, row: int | None, timeline_path: Path 
     """The explained request's life, line by line, after writing the timeline and the caches where they were asked for."""
     if caches_path is not None:
         if not journal.caches:
-            raise InputError("save-cache", str(caches_path), "needs a variant on replicas with a block pool (engine vllm or prefill-first)")
+            raise InputError(
+                "save-cache", str(caches_path), "needs a variant on replicas with a block pool (engine vllm or prefill-first)"
+            )
         save_snapshots(journal.caches, caches_path)
     if timeline_path is not None:
         _write_whole(timeline_path, json.dumps(timeline(result.records, journal)))
