@@ -115,6 +115,15 @@ def package_versions() -> Mapping[str, str]:
     return versions
 
 
+def environment_digest() -> str:
+    """The digest of this code and these packages: what a worker must have too, for its runs to be those that were asked for.
+
+    >>> len(environment_digest())
+    64
+    """
+    return hashlib.sha256(f"{code_digest()} {sorted(package_versions().items())}".encode()).hexdigest()
+
+
 def file_digest(path: str | Path) -> str:
     """SHA-256 of a file's content, read once while its size and time of change stay. Raises InputError where it cannot be read.
 

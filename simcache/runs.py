@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import metrics, stats, units
+from .digests import environment_digest
 from .engine.run import simulate
 from .errors import ExtrapolationWarning, InputError, SimcacheError, UnknownNameError, require
 from .records import Records
@@ -81,10 +82,11 @@ class Failed:
 
 @dataclass(frozen=True, kw_only=True)
 class Task:
-    """One run to be made: a scenario under a seed."""
+    """One run to be made: a scenario under a seed; ``environment``: whose code and packages it needs (empty: any)."""
 
     scenario: Scenario
     seed: int
+    environment: str = ""
 
 
 def run_task(task: Task) -> Run | Failed:
@@ -95,6 +97,8 @@ def run_task(task: Task) -> Run | Failed:
     >>> run_task(Task(scenario=scenario, seed=1)).figures["slo_share"]
     1.0
     """
+    if task.environment and task.environment != environment_digest():
+        return Failed("its worker has another simcache, or other versions of the packages below it")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ExtrapolationWarning)  # the run says that it extrapolated; a worker's warning is lost
         try:

@@ -14,7 +14,7 @@ from typing import Any, Final, NamedTuple
 
 from . import stats, units
 from .axes import Cell, cells, label
-from .digests import code_digest, digested, package_versions, run_key
+from .digests import code_digest, digested, environment_digest, package_versions, run_key
 from .errors import InputError, require, require_number
 from .run_store import RunStore
 from .runs import Failed, Metric, Run, Task, run_task
@@ -266,7 +266,8 @@ class _Sweeping:
         for cell, seed in todo:
             distinct.setdefault((self.prepared[cell].digest or f"cell {cell}", seed), []).append((cell, seed))
         groups = list(distinct.values())
-        tasks = [Task(scenario=self.prepared[group[0][0]].scenario, seed=group[0][1]) for group in groups]
+        environment = environment_digest()
+        tasks = [Task(scenario=self.prepared[cell].scenario, seed=seed, environment=environment) for (cell, seed), *_ in groups]
         done = self.simulated + self.reused
         total = done + len(tasks)
         self.report(done, total)

@@ -562,6 +562,12 @@ def test_a_failed_run_says_why_without_a_path(tmp_path: Path) -> None:
     assert isinstance(outcome, Failed)
 
 
+def test_a_worker_with_other_code_makes_no_runs() -> None:
+    outcome = run_task(Task(scenario=CHAT, seed=0, environment="of another machine"))
+    assert outcome == Failed("its worker has another simcache, or other versions of the packages below it")
+    assert isinstance(run_task(Task(scenario=CHAT, seed=0, environment=digests.environment_digest())), Run)
+
+
 def test_metrics_of_a_study_and_study_objects_go_together() -> None:
     study = Study(cells=tuple(cells([CHAT], [{}])), seeds=2, metrics=("p95(ttft_s)",))
     assert list(table(sweep(study, workers=Workers(processes=1)))[0])[-3:] == ["ttft_s.p95", "ttft_s.p95.low", "ttft_s.p95.high"]
