@@ -11,7 +11,7 @@ from ..catalogue import find_profile
 from ..errors import InputError
 from ..latency import ServerProfile
 from ..scenario import Engine, Server
-from ..units import share
+from ..units import seconds, share
 from ..validation import RecordedRun, Validation, longest_tokens, read_vllm_requests, validate
 
 LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
@@ -19,7 +19,9 @@ LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
 
 @click.command("validate")
 @click.option("--profile", required=True, help="Name or TOML file of the latency profile under test.")
-@click.option("--log", "log_path", required=True, metavar="FILE", help="What the real engine did, request by request.")
+@click.option("--log", "log_path", metavar="FILE", help="What the real engine did, request by request.")
+@click.option("--usage", metavar="FILE", help="Instead: a usage log; has what it says drifted from the profile?")
+@click.option("--tolerance", type=float, help="How far that may be, a fraction.  [default: 0.15]")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="vllm-requests", show_default=True)
 @click.option("--engine", type=click.Choice(["vllm", "sglang", "llamacpp"]), default="vllm", show_default=True)
 @click.option(
@@ -46,7 +48,9 @@ LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
     profile: str,
-    log_path: str,
+    log_path: str | None,
+    usage: str | None,
+    tolerance: float | None,
     log_format: str,
     engine: Engine,
     kv_blocks: int | None,
@@ -66,7 +70,17 @@ def command(
 
     TTFT counts from arrival. `--speed-factor auto` fits one factor on the first 20 % of the requests and judges the rest; `none`
     judges everything with the profile as it is. Errors in JSON are signed fractions.
+
+    `--usage` needs no engine: it compares TTFT and hits of a usage log with what the profile says of the same prompts.
     """
+    if (log_path is None) == (usage is None):
+        raise click.UsageError("Give --log or --usage, one of them.")
+    if usage is not None:
+        _drift(usage, profile, tolerance, as_json)
+        return
+    if tolerance is not None:
+        raise click.UsageError("--tolerance goes with --usage.")
+    assert log_path is not None
     loaded = find_profile(profile)
     if not isinstance(loaded, ServerProfile):
         raise InputError("profile", profile, "must be the profile of a server")
@@ -113,6 +127,30 @@ def _read(path: str, log_format: str, block_tokens: int) -> tuple[RecordedRun, l
 
         return read_live_run(path)
     return read_vllm_requests(path, block_tokens), []
+
+
+def _drift(usage: str, profile: str, tolerance: float | None, as_json: bool) -> None:
+    from ..drift import TOLERANCE, drift
+    from ..logs import read_usage
+
+    found = drift(read_usage(usage), find_profile(profile), TOLERANCE if tolerance is None else tolerance)
+    if as_json:
+        click.echo(json.dumps({"schema_version": 1, **found.as_json()}, indent=2))
+        return
+    low, high = (f"{end:+.1%}" for end in found.ttft_error_interval95)
+    lines = [
+        f"{found.verdict}: {found.requests:,} requests against profile {profile}" + "".join(f"; {why}" for why in found.reasons),
+        f"  TTFT p50  measured {seconds(found.measured_ttft_p50_s)}, predicted {seconds(found.predicted_ttft_p50_s)}",
+        f"  error     median {found.ttft_error:+.1%} ({low} to {high}), tolerance {share(found.tolerance)}",
+        f"  hits      {share(found.hit_ratio)} of the requests, {share(found.cached_share)} of the prompt tokens",
+    ]
+    if found.repeat_hit_ratio is not None:
+        said = "" if found.expected_hit_ratio is None else f"; the profile says {share(found.expected_hit_ratio)}"
+        lines.append(f"  repeats   {share(found.repeat_hit_ratio)} of those after another of their session hit{said}")
+    if found.in_range_share < 1:
+        lines.append(f"  note: {share(1 - found.in_range_share)} of the requests lie outside of what the profile measured")
+    lines += [f"  note: {count:,} requests left out: {reason}" for reason, count in found.left_out.items()]
+    click.echo("\n".join(lines))
 
 
 def _factor(text: str) -> float | Literal["auto"] | None:
