@@ -1,7 +1,7 @@
 """Prefill before decode: vLLM before chunked prefill, and nano-vllm. A step computes whole prompts or decodes, never both.
 
-Rules read in nanovllm/engine/scheduler.py (06005bd); vLLM before chunked prefill schedules alike. As long as the first waiting request
-fits, a step computes prompts, first come first served and whole; only when none fits do all running requests decode. Blocks
+Rules read in nanovllm/engine/scheduler.py (06005bd); vLLM before chunked prefill schedules alike. As long as the first waiting
+request fits, a step computes prompts, first come first served and whole; only when none fits do all running requests decode. Blocks
 become hit-able when computed. A decode that finds no block preempts the last running request, which goes to the front of the
 queue and is computed again. These engines want a token budget of at least the longest prompt: here the first prompt of a step
 is admitted whatever its length. Seats count requests that decode, as in vLLM (nano-vllm bounds each step's batch instead).
