@@ -137,6 +137,7 @@ def test_names_come_out_as_text_whatever_they_hold(run_text: str) -> None:
     assert HOSTILE[1] in seen.text
     assert "]]>--><b>&lt;\N{REPLACEMENT CHARACTER}txet" in seen.text  # an override of direction would turn what follows it
     assert "\u202e" not in run_text
+    assert set(re.findall("\N{REPLACEMENT CHARACTER}.{4}", seen.text)) == {"\N{REPLACEMENT CHARACTER}txet"}  # nothing else is lost
     assert not {"b", "i"} & set(seen.tags)
 
 

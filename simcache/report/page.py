@@ -128,8 +128,8 @@ ul { padding-left: 1.2rem }
 .warn { color: var(--warn); background: var(--warn-ground); border-left: 4px solid; border-radius: 4px;
   padding: .6rem .8rem .6rem 2rem; list-style: square }
 .wide { overflow-x: auto; margin: .6rem 0; border: 1px solid var(--line); border-radius: 6px }
-table { border-collapse: collapse; width: 100%; font-size: .9rem; font-variant-numeric: tabular-nums }
-th, td { padding: .45rem .7rem; text-align: right; vertical-align: top; border-top: 1px solid var(--line); white-space: pre-line;
+table { border-collapse: collapse; width: 100%; font-size: .86rem; font-variant-numeric: tabular-nums }
+th, td { padding: .42rem .5rem; text-align: right; vertical-align: top; border-top: 1px solid var(--line); white-space: pre-line;
   unicode-bidi: isolate }
 thead th { border-top: 0; color: var(--soft); font-weight: 600; background: var(--raised); vertical-align: bottom }
 .name { text-align: left; font-weight: 500; min-width: 8.5rem; overflow-wrap: break-word }
@@ -157,8 +157,8 @@ pre { background: var(--raised); border: 1px solid var(--line); border-radius: 6
 }
 """
 _SHORT: Final = 20
-_KEPT: Final = "\n\t\u200c\u200d"
-"""Not printable, but part of texts: line ends and what joins letters of some scripts. Overrides of direction are not."""
+_KEPT: Final = "\n\t\u00a0\u2009\u202f\u3000\u200c\u200d"
+"""Not printable, but part of texts: line ends, other spaces, what joins letters of some scripts. Overrides of direction are not."""
 _POLICY: Final = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 
 
@@ -233,7 +233,7 @@ def _table(table: Table) -> str:
         made = []
         for place, cell in enumerate(row):
             first, _, rest = cell.partition("\n")
-            if place >= table.keys and len(first) <= _SHORT:
+            if tag == "td" and place >= table.keys and len(first) <= _SHORT:
                 first = first.replace(" ", "\N{NO-BREAK SPACE}")  # a figure stays with its unit
             below = f"\n<small>{_text(rest)}</small>" if rest and tag == "td" else f"\n{_text(rest)}" if rest else ""
             named = place < table.keys
