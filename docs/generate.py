@@ -79,6 +79,7 @@ def _command(verb: str, command: click.Command | None = None) -> str:
     command = command or importlib.import_module(f"simcache.cli.{verb.split()[0]}").command
     above = click.Context(main, info_name="simcache", **main.context_settings)
     context = click.Context(command, info_name=verb, parent=above, terminal_width=WIDTH, max_content_width=WIDTH)
+    command._help_option = None  # click keeps that of the first caller, who may have called the verb on its own
     text = "\n".join(line.rstrip() for line in command.get_help(context).splitlines())
     below = ""
     if isinstance(command, click.Group):
