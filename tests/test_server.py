@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -304,3 +306,17 @@ def test_bad_arrivals_are_refused_before_they_do_harm():
         simulate(Scenario(workload=RequestList(rows=(ask(0, "a", 1),)), backend=Server()), seed=-1)
     with pytest.raises(InputError, match="router"):
         simulate(Scenario(workload=RequestList(rows=(ask(0, "a", 1),)), backend=Cluster(router="rond_robin")))
+
+
+def test_the_seconds_of_a_run_leave_reading_out_but_never_fall_below_nothing(tmp_path):
+    rows = [ask(0.01 * i, f"k{i}", 50) for i in range(40)]
+
+    class Slow:
+        def requests(self, seed):
+            for row in rows:
+                time.sleep(0.002)
+                yield row
+
+    began = time.perf_counter()
+    wall = simulate(Scenario(workload=Slow(), backend=Server(profile=profile(per_token_s=1e-3)))).wall
+    assert 0 < wall.simulate_s < time.perf_counter() - began - 0.08

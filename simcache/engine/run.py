@@ -94,9 +94,10 @@ def simulate(
         until = None if duration_s is None else instant(duration_s)
         feeder = _Feeder(env, asked, workload.requests(seed), until)
 
+    read_before_s = feeder.reading_s if feeder else 0.0  # the first chunk, before the clock starts
     started = perf_counter()
     events = _run_clock(env, until, progress)
-    simulate_s = perf_counter() - started - (feeder.reading_s if feeder else 0.0)
+    simulate_s = perf_counter() - started - (feeder.reading_s - read_before_s if feeder else 0.0)
     if isinstance(backend, cluster.ReplicaCluster):
         stuck = backend.waiting_rows()
         if stuck:
