@@ -207,7 +207,9 @@ class BlockPool:
                     continue
                 node.end -= count
                 front.size -= count
-                self._count_dropped(front, count)
+                self.evicted += count
+                if self._dropped_tokens is not None and not front.used:
+                    self._dropped_tokens[front.origin] += count * self.block_tokens
                 return
             count -= front.size
             self._unlink(front)
@@ -393,7 +395,9 @@ class BlockPool:
         """Take a copy out of the tree; an empty node goes with it, and an empty node above that only waited for it."""
         node = extent.node
         assert node is not None
-        self._count_dropped(extent, extent.size)
+        self.evicted += extent.size
+        if self._dropped_tokens is not None and not extent.used:
+            self._dropped_tokens[extent.origin] += extent.size * self.block_tokens
         node.extents.remove(extent)
         extent.node = extent.left = None
         while node is not None and node.parent is not None and not node.extents and not node.children:
@@ -401,11 +405,6 @@ class BlockPool:
             del parent.children[node.key]
             node.parent = None
             node = parent
-
-    def _count_dropped(self, extent: Extent, blocks: int) -> None:
-        self.evicted += blocks
-        if self._dropped_tokens is not None and not extent.used:
-            self._dropped_tokens[extent.origin] += blocks * self.block_tokens
 
     def _detach(self, extent: Extent) -> None:
         """Expire a copy: its blocks turn blank now, or at release when somebody still computes with them."""

@@ -22,22 +22,20 @@ class Content:
     __slots__ = ("ends", "keys", "prompt_tokens")
 
     def __init__(self, prompt: Prompt, output: Segment) -> None:
-        keys: list[Hashable]
-        ends: list[int]
+        keys: tuple[Hashable, ...] = ()
+        ends: tuple[int, ...] = ()
         if prompt:
-            all_keys, counts = zip(*prompt, strict=True)
-            keys, ends = list(all_keys), list(accumulate(counts))
+            keys, counts = zip(*prompt, strict=True)
             if 0 in counts:  # empty segments hold no token
-                keys = [key for key, count in zip(all_keys, counts, strict=True) if count]
-                ends = list(accumulate(count for count in counts if count))
-        else:
-            keys, ends = [], []
+                keys = tuple(key for key, count in prompt if count)
+                counts = tuple(count for count in counts if count)
+            ends = tuple(accumulate(counts))
         self.prompt_tokens = ends[-1] if ends else 0
         if output[1]:
-            keys.append(output[0])
-            ends.append(self.prompt_tokens + output[1])
-        self.keys: tuple[Hashable, ...] = tuple(keys)
-        self.ends: tuple[int, ...] = tuple(ends)
+            keys += (output[0],)
+            ends += (self.prompt_tokens + output[1],)
+        self.keys = keys
+        self.ends = ends
 
     def block_key(self, block: int, block_tokens: int) -> Hashable:
         """Identity of one full block among the blocks that may follow the same prefix.
