@@ -20,7 +20,7 @@ FLOORS: Final = (
     ("9 words to objects, and print", ("cli/",)),
     ("8 draw", ("report/",)),
     ("7b what to take, how far it goes", ("planner", "racing", "objective", "capacity", "sensitivity")),
-    ("7a predicted against measured", ("validation", "live_log", "llamacpp_log", "drift")),
+    ("7a predicted against measured", ("validation", "live_log", "llamacpp_log", "drift", "serving_runs", "serving_model")),
     (
         "6 scenarios x seeds",
         (

@@ -18,7 +18,7 @@ LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
 
 
 @click.command("validate")
-@click.option("--profile", required=True, help="Name or TOML file of the latency profile under test.")
+@click.option("--profile", help="Name or TOML file of the latency profile under test.")
 @click.option("--log", "log_path", metavar="FILE", help="What the real engine did, request by request.")
 @click.option("--usage", metavar="FILE", help="Instead: a usage log; has what it says drifted from the profile?")
 @click.option("--tolerance", type=float, help="How far that may be, a fraction.  [default: 0.15]")
@@ -44,10 +44,14 @@ LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
     show_default=True,
     help="Runs with profile and host speed drawn anew, for the intervals.",
 )
-@click.option("--figure", metavar="FILE", help="Draw simulated against measured TTFT, quantile by quantile.")
+@click.option("--serving-runs", metavar="FILE.csv", help="Instead of profile and log: benchmark runs known by their means.")
+@click.option(
+    "--calibrate-rows", type=click.IntRange(0, 3), default=3, show_default=True, help="Low-load rows of each group that calibrate."
+)
+@click.option("--figure", metavar="FILE", help="Draw simulated against measured: TTFT by quantile, or every serving run.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
-    profile: str,
+    profile: str | None,
     log_path: str | None,
     usage: str | None,
     tolerance: float | None,
@@ -63,6 +67,8 @@ def command(
     async_scheduling: bool,
     speed_factor: str,
     profile_draws: int,
+    serving_runs: str | None,
+    calibrate_rows: int,
     figure: str | None,
     as_json: bool,
 ) -> None:
@@ -72,7 +78,19 @@ def command(
     judges everything with the profile as it is. Errors in JSON are signed fractions.
 
     `--usage` needs no engine: it compares TTFT and hits of a usage log with what the profile says of the same prompts.
+
+    `--serving-runs` takes mean TTFT and TPOT of closed-loop runs, grouped by system, backend, model, tp and precision: low-load
+    rows calibrate three numbers of each group, and the mean absolute errors of the other rows are what is printed.
     """
+    if serving_runs is not None:
+        if not (profile is None and log_path is None and usage is None):
+            raise click.UsageError("--serving-runs goes without --profile, --log and --usage.")
+        from .serving_runs import print_serving_runs
+
+        print_serving_runs(serving_runs, calibrate_rows, figure, as_json)
+        return
+    if profile is None:
+        raise click.UsageError("Give --profile, or --serving-runs.")
     if (log_path is None) == (usage is None):
         raise click.UsageError("Give --log or --usage, one of them.")
     if usage is not None:
