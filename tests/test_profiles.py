@@ -153,7 +153,7 @@ def test_parameter_counts_follow_from_the_published_shapes() -> None:
         "llama-3.1-8b": (4096, 14336, 128256),
     }
     folder = ROOT / "simcache" / "data" / "models"
-    assert sorted(path.stem for path in folder.glob("*.toml")) == sorted(shapes)
+    assert set(shapes) <= {path.stem for path in folder.glob("*.toml")}
     for name, (hidden, intermediate, vocabulary) in shapes.items():
         model = tomllib.loads((folder / f"{name}.toml").read_text())
         kv = model["kv_heads"] * model["head_size"]
