@@ -21,7 +21,6 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from simcache.kernel_fit import fit_kernels, read_kernels
 from simcache.latency import (
     Coefficients,
     Covariance,
@@ -32,7 +31,8 @@ from simcache.latency import (
     ServerProfile,
     save_profile,
 )
-from simcache.shapes import gpu_peaks, load_shape, usable_kv_tokens
+from simcache.latency.kernel_fit import fit_kernels, read_kernels
+from simcache.latency.shapes import gpu_peaks, load_shape, usable_kv_tokens
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMAND = "python calibration/fit_shipped.py"

@@ -12,7 +12,7 @@ from typing import Any, Final
 import torch
 
 from simcache.errors import InputError, UnknownNameError, require_count
-from simcache.shapes import gpu_peaks
+from simcache.latency.shapes import gpu_peaks
 
 from .architecture import DTYPE_BYTES, Architecture
 from .grid import Point

@@ -13,8 +13,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .comparison import Comparison as Comparison
-    from .comparison import compare as compare
     from .engine.run import simulate as simulate
     from .engine.sent import sent_requests as sent_requests
     from .errors import DeadlockError as DeadlockError
@@ -22,13 +20,13 @@ if TYPE_CHECKING:
     from .errors import InputError as InputError
     from .errors import SimcacheError as SimcacheError
     from .errors import UnknownNameError as UnknownNameError
-    from .foresight import Adaptive as Adaptive
-    from .foresight import Oracle as Oracle
-    from .headroom import Headroom as Headroom
-    from .headroom import headrooms as headrooms
-    from .keep_alive import KeepAlive as KeepAlive
-    from .keep_alive import KeepAliveMyopic as KeepAliveMyopic
-    from .keep_alive import KeepAliveOptimal as KeepAliveOptimal
+    from .experiment.comparison import Comparison as Comparison
+    from .experiment.comparison import compare as compare
+    from .experiment.headroom import Headroom as Headroom
+    from .experiment.headroom import headrooms as headrooms
+    from .experiment.study import Precision as Precision
+    from .experiment.sweeps import Sweep as Sweep
+    from .experiment.sweeps import sweep as sweep
     from .latency import HostedProfile as HostedProfile
     from .latency import LatencyModel as LatencyModel
     from .latency import ServerProfile as ServerProfile
@@ -52,9 +50,6 @@ if TYPE_CHECKING:
     from .scenario import Server as Server
     from .scenario_file import load_scenarios as load_scenarios
     from .scenario_file import to_toml as to_toml
-    from .study import Precision as Precision
-    from .sweeps import Sweep as Sweep
-    from .sweeps import sweep as sweep
     from .warm_ledger import LedgerEntry as LedgerEntry
     from .warm_ledger import slowdown_of_others_s as slowdown_of_others_s
     from .warming import Moment as Moment
@@ -68,9 +63,14 @@ if TYPE_CHECKING:
     from .warming import WarmOnFocus as WarmOnFocus
     from .warming import WarmOnOpen as WarmOnOpen
     from .warming import WarmUp as WarmUp
-    from .warming_limits import Budgeted as Budgeted
-    from .warming_limits import ForSome as ForSome
-    from .warming_limits import Together as Together
+    from .warming.foresight import Adaptive as Adaptive
+    from .warming.foresight import Oracle as Oracle
+    from .warming.keep_alive import KeepAlive as KeepAlive
+    from .warming.keep_alive import KeepAliveMyopic as KeepAliveMyopic
+    from .warming.keep_alive import KeepAliveOptimal as KeepAliveOptimal
+    from .warming.limits import Budgeted as Budgeted
+    from .warming.limits import ForSome as ForSome
+    from .warming.limits import Together as Together
     from .workload.arrivals import DayAndWeek as DayAndWeek
     from .workload.distributions import Exponential as Exponential
     from .workload.distributions import Fixed as Fixed
@@ -97,7 +97,7 @@ __version__ = "0.1.0"
 
 # Loaded when first asked for: numpy and simpy alone take half of the 0.4 s that `import simcache` may take on a busy machine.
 _HOMES = {
-    "comparison": ("Comparison", "compare"),
+    "experiment.comparison": ("Comparison", "compare"),
     "engine.sent": ("sent_requests",),
     "engine.run": ("simulate",),
     "errors": ("DeadlockError", "ExtrapolationWarning", "InputError", "SimcacheError", "UnknownNameError"),
@@ -109,8 +109,8 @@ _HOMES = {
     "result": ("Result", "load_records", "save_records", "summarise"),
     "scenario": ("Cluster", "HostedApi", "Scenario", "Server"),
     "scenario_file": ("load_scenarios", "to_toml"),
-    "study": ("Precision",),
-    "sweeps": ("Sweep", "sweep"),
+    "experiment.study": ("Precision",),
+    "experiment.sweeps": ("Sweep", "sweep"),
     "warming": (
         "Moment",
         "NoWarming",
@@ -130,11 +130,11 @@ _HOMES = {
     "workload.trace_writers": ("write_trace",),
     "workload.traces": ("TraceWorkload", "read_trace"),
     "workload.typist": ("DESKTOP", "INPUT_METHOD", "MOBILE", "Typing", "Typist"),
-    "foresight": ("Adaptive", "Oracle"),
-    "headroom": ("Headroom", "headrooms"),
+    "warming.foresight": ("Adaptive", "Oracle"),
+    "experiment.headroom": ("Headroom", "headrooms"),
     "warm_ledger": ("LedgerEntry", "slowdown_of_others_s"),
-    "keep_alive": ("KeepAlive", "KeepAliveMyopic", "KeepAliveOptimal"),
-    "warming_limits": ("Budgeted", "ForSome", "Together"),
+    "warming.keep_alive": ("KeepAlive", "KeepAliveMyopic", "KeepAliveOptimal"),
+    "warming.limits": ("Budgeted", "ForSome", "Together"),
     "workload.arrivals": ("DayAndWeek",),
     "workload.empirical": ("Empirical", "TracePauses"),
 }

@@ -8,16 +8,16 @@ from pathlib import Path
 from typing import Final
 
 from . import stats
-from .axes import Axis, Cell, cell_name, cells, full_key, grid, varied
 from .errors import InputError, require_count
+from .experiment.axes import Axis, Cell, cell_name, cells, full_key, grid, varied
+from .experiment.run_store import RunStore
+from .experiment.sweeps import Progress
+from .experiment.workers import Workers
 from .faults import Crash
 from .objective import Objective
 from .planner import FRESH_SEED, Simulator, objectives_of
 from .racing import Price, Race, Runner
-from .run_store import RunStore
 from .scenario import Cluster, Scenario
-from .sweeps import Progress
-from .workers import Workers
 
 _POINTS: Final = 8
 _MOST_STEPS: Final = 8

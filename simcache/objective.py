@@ -9,7 +9,7 @@ from typing import Final, Literal
 
 from . import stats
 from .errors import InputError, require_number
-from .runs import Metric, Run
+from .experiment.runs import Metric, Run
 
 Verdict = Literal["meets", "fails", "open"]
 _TEXT: Final = re.compile(r"\s*(?P<metric>[^<>=]+?)\s*(?P<sign><=|<|>=|>)\s*(?P<bound>\S+)\s*")

@@ -9,16 +9,16 @@ from pathlib import Path
 from typing import Any, Final
 
 from . import stats, units
-from .axes import Axis, Cell, cell_name, cells, grid, varied
 from .errors import require, require_count, require_number
+from .experiment.axes import Axis, Cell, cell_name, cells, grid, varied
+from .experiment.run_store import RunStore
+from .experiment.runs import Metric, Run
+from .experiment.study import Study
+from .experiment.sweeps import Progress, sweep
+from .experiment.workers import Workers
 from .objective import Objective
 from .racing import Price, Race, Runner, Status
-from .run_store import RunStore
-from .runs import Metric, Run
 from .scenario import Scenario
-from .study import Study
-from .sweeps import Progress, sweep
-from .workers import Workers
 
 MOST_CONFIGURATIONS: Final = 10_000
 FRESH_SEED: Final = 1_000_000

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from . import stats
-from .axes import Cell
+from .experiment.axes import Cell
+from .experiment.runs import Metric, Run
 from .objective import Objective, Verdict
-from .runs import Metric, Run
 
 LOOKS: Final = (5, 8, 12, 18, 27, 40, 60, 100, 150, 225)
 """Seeds per configuration at which the race looks who is beaten."""

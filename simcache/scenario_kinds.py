@@ -15,8 +15,6 @@ from typing import Any, Final, Literal, Union
 
 from .errors import InputError, UnknownNameError
 from .faults import Crash, CrashRate, Slow
-from .foresight import Adaptive, Oracle
-from .keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
 from .scenario import Cluster, HostedApi, Server
 from .warming import (
     NoWarming,
@@ -27,7 +25,9 @@ from .warming import (
     WarmOnFocus,
     WarmOnOpen,
 )
-from .warming_limits import Budgeted, ForSome, Together
+from .warming.foresight import Adaptive, Oracle
+from .warming.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
+from .warming.limits import Budgeted, ForSome, Together
 from .workload.arrivals import DayAndWeek
 from .workload.distributions import DISTRIBUTIONS
 from .workload.empirical import Empirical, TracePauses

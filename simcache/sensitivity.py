@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from .axes import Axis, cell_name, full_key, varied
-from .comparison import Difference, compare
 from .errors import InputError, require
-from .run_store import RunStore
-from .runs import Metric
+from .experiment.axes import Axis, cell_name, full_key, varied
+from .experiment.comparison import Difference, compare
+from .experiment.run_store import RunStore
+from .experiment.runs import Metric
+from .experiment.sweeps import Progress
+from .experiment.workers import Workers
 from .scenario import Scenario
-from .sweeps import Progress
-from .workers import Workers
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,7 +39,7 @@ def tornado(
 ) -> list[Bar]:
     """Each key of ``vary`` at its ends (every value of a list without order), all else as in ``scenario``; the widest key first.
 
-    What leaves the metric unknown (nobody answered) has no bar. Errors: as :func:`~simcache.comparison.compare`.
+    What leaves the metric unknown (nobody answered) has no bar. Errors: as :func:`~simcache.experiment.comparison.compare`.
 
     >>> from simcache import Cluster, TypingSessions
     >>> base = Scenario(name="chat", workload=TypingSessions(users=9), backend=Cluster(), duration_s=300)

@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Final
 
-from .coefficients import Coefficients
-from .derived import ideals
 from .errors import UnknownNameError, require, require_number
+from .latency.coefficients import Coefficients
+from .latency.derived import ideals
+from .latency.profile_kinds import ServerProfile
+from .latency.shapes import GpuPeaks, ModelShape, gpu_peaks, load_shape, model_names, usable_kv_tokens
 from .pricing import load_gpu
-from .profile_kinds import ServerProfile
-from .shapes import GpuPeaks, ModelShape, gpu_peaks, load_shape, model_names, usable_kv_tokens
 
 WEIGHT_BYTES: Final = {
     **dict.fromkeys(("", "auto", "bf16", "bfloat16", "fp16", "float16"), 2.0),

@@ -9,10 +9,10 @@ from typing import Any, Final
 
 import numpy as np
 
-from .coefficients import Covariance, FitRecord, Floats, MeasuredRange
 from .errors import require
+from .latency.coefficients import Covariance, FitRecord, Floats, MeasuredRange
+from .latency.profile_kinds import HostedProfile
 from .logs import UsageLog
-from .profile_kinds import HostedProfile
 from .streams import stream
 
 FEWEST: Final = 10

@@ -13,10 +13,10 @@ from typing import Any, Final, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from .catalogue import find_profile
 from .engine.run import simulate
 from .errors import InputError, require, require_count, require_number
-from .prediction import draw_profiles
+from .latency.catalogue import find_profile
+from .latency.prediction import draw_profiles
 from .prompt import Request, Segment, prompt_tokens
 from .records import Records
 from .scenario import Scenario, Server

@@ -23,13 +23,13 @@ import numpy as np
 
 from simcache import metrics
 from simcache.engine.run import simulate
-from simcache.foresight import Adaptive
-from simcache.headroom import oracle_for
+from simcache.experiment.headroom import oracle_for
 from simcache.report.figures import plot_ttft_cdf, save_figure, sheet
 from simcache.report.warming_figures import WaitAndPrice, plot_wait_against_price
 from simcache.result import Result
 from simcache.scenario import HostedApi, Scenario
 from simcache.warming import NoWarming, WarmAfterPause, WarmEveryTokens, WarmingPolicy, WarmOnFirstKey, WarmOnFocus, WarmOnOpen
+from simcache.warming.foresight import Adaptive
 from simcache.workload.distributions import LogNormal
 from simcache.workload.presets import TypingSessions
 

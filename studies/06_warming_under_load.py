@@ -29,7 +29,7 @@ from simcache.report.warming_figures import plot_lines
 from simcache.scenario import Scenario, Server
 from simcache.warm_ledger import slowdown_of_others_s
 from simcache.warming import WarmOnFocus
-from simcache.warming_limits import ForSome
+from simcache.warming.limits import ForSome
 from simcache.workload.presets import TypingSessions
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"

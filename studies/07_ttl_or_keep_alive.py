@@ -26,11 +26,11 @@ import numpy as np
 
 from simcache import theory
 from simcache.engine.run import simulate
-from simcache.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
 from simcache.report.figures import COLOURS, GREY, save_figure, sheet
 from simcache.report.warming_figures import plot_lines
 from simcache.scenario import HostedApi, Scenario
 from simcache.warming import NoWarming, WarmingPolicy
+from simcache.warming.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
 from simcache.workload.distributions import Law, LogNormal
 from simcache.workload.empirical import TracePauses, session_gaps
 from simcache.workload.presets import TypingSessions

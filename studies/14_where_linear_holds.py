@@ -22,8 +22,8 @@ import numpy as np
 
 from simcache import units
 from simcache.latency import ServerProfile, load_profile
+from simcache.latency.shapes import load_shape
 from simcache.report.figures import save_figure, sheet
-from simcache.shapes import load_shape
 
 FIGURES = Path(__file__).resolve().parent.parent / "figures"
 MODELS = ("llama-2-7b/a100/tp1", "llama-3-8b/a100/tp1", "llama-2-70b/a100/tp2")

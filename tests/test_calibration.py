@@ -21,7 +21,7 @@ from calibration.measure import OutOfMemory, measure
 from calibration.points_file import PointsFile
 from calibration.timing import CpuStopwatch, CudaStopwatch, Patience, Timing, median_interval, repeat, runq_wait_s
 from simcache.errors import InputError, UnknownNameError
-from simcache.points import read_points
+from simcache.latency.points import read_points
 
 BIRTH = {"model": "toy", "gpu": "", "shape": {"layers": 1}, "device": "a desk", "dtype": "fp32", "threads": 1, "torch": "2"}
 PREFILLS = [Point(kind="prefill", new_tokens=n, cached_tokens=c) for n in (64, 128, 256) for c in (0, 512)]

@@ -16,8 +16,8 @@ from calibration.llamacpp_server import LlamaCpp, started
 from calibration.streaming import Reply, address_of, complete, server_info
 from calibration.token_book import TokenBook
 from simcache.errors import InputError
+from simcache.latency.points import read_points
 from simcache.live_log import read_live_rows
-from simcache.points import read_points
 from simcache.prompt import Segment, prompt_tokens, shared_prefix_tokens
 
 SCENARIO = """

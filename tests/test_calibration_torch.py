@@ -23,7 +23,7 @@ from calibration.points_file import PointsFile  # noqa: E402
 from calibration.timing import CudaStopwatch, Patience  # noqa: E402
 from calibration.transformer import Transformer  # noqa: E402
 from simcache.errors import InputError, UnknownNameError  # noqa: E402
-from simcache.points import read_points  # noqa: E402
+from simcache.latency.points import read_points  # noqa: E402
 
 from .test_calibration import FakeCuda  # noqa: E402
 

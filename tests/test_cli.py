@@ -18,10 +18,10 @@ import pytest
 from click.testing import CliRunner
 
 from simcache import cli
-from simcache.answers import answer, warming_effects
 from simcache.cli.files import folder_names, output_folder
 from simcache.engine.run import simulate
 from simcache.errors import InputError
+from simcache.experiment.answers import answer, warming_effects
 from simcache.result import load_records
 from simcache.scenario_file import load_scenarios
 

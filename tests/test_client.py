@@ -9,8 +9,6 @@ from simcache.engine.client import start
 from simcache.engine.clock import Clock, instant, seconds
 from simcache.engine.waiting import Tally
 from simcache.errors import InputError
-from simcache.foresight import Adaptive, Oracle
-from simcache.keep_alive import KeepAlive
 from simcache.prompt import Segment
 from simcache.records import NEVER, Records, RecordsBuilder
 from simcache.scenario import HostedApi, Scenario, Server
@@ -25,7 +23,9 @@ from simcache.warming import (
     WarmOnOpen,
     WarmUp,
 )
-from simcache.warming_limits import Budgeted, ForSome, Together
+from simcache.warming.foresight import Adaptive, Oracle
+from simcache.warming.keep_alive import KeepAlive
+from simcache.warming.limits import Budgeted, ForSome, Together
 from simcache.workload.presets import TypingSessions
 from simcache.workload.sessions import Person, Turn
 from simcache.workload.typist import evenly

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 import simcache as sc
-from simcache import cli, comparison, stats
-from simcache.comparison import Pair, compare
+from simcache import cli, stats
 from simcache.errors import InputError
+from simcache.experiment import comparison
+from simcache.experiment.comparison import Pair, compare
+from simcache.experiment.headroom import UNKNOWN, headroom_figures, headrooms, oracle_scenario
+from simcache.experiment.runs import Metric, Run, reduced
 from simcache.faults import Crash
-from simcache.headroom import UNKNOWN, headroom_figures, headrooms, oracle_scenario
-from simcache.runs import Metric, Run, reduced
 
 from .synthetic_runs import answer, result_of
 
@@ -213,7 +214,7 @@ def test_headroom_stands_beside_every_pair_that_differs_in_warming_alone() -> No
 
 def test_an_oracle_at_hand_is_not_simulated_again_and_an_expensive_one_not_at_all(monkeypatch: pytest.MonkeyPatch) -> None:
     results = {each.name: [sc.simulate(each, seed=1)] for each in (COLD, WARM, oracle_scenario(WARM).but(name="knows"))}
-    monkeypatch.setattr("simcache.headroom.simulate", None)
+    monkeypatch.setattr("simcache.experiment.headroom.simulate", None)
     found = headrooms(results)
     assert found["warm"].oracle == found["knows"].policy == headroom_figures(results["knows"])
     del results["knows"]
@@ -221,5 +222,5 @@ def test_an_oracle_at_hand_is_not_simulated_again_and_an_expensive_one_not_at_al
     assert few.oracle == UNKNOWN
     assert few.gained_share is None
     assert " / -, per 1,000 questions" in few.sentence()
-    monkeypatch.setattr("simcache.comparison.MOST_REQUESTS", 1)
+    monkeypatch.setattr("simcache.experiment.comparison.MOST_REQUESTS", 1)
     assert compare(COLD, WARM, seeds=2, workers=1).headroom["warm"].oracle == UNKNOWN

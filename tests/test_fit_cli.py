@@ -155,7 +155,7 @@ def test_prefill_with_decode_points_of_a_gpu(shared_data: Path) -> None:
 
 def test_a_cpu_server_needs_the_small_chunk_regime(shared_data: Path, tmp_path: Path) -> None:
     from simcache.latency import LatencyModel
-    from simcache.points import read_points
+    from simcache.latency.points import read_points
 
     files = [shared_data / "cpu_engine" / f"A_{name}.csv.gz" for name in ("cold", "cold_long", "warm")]
     found = document(*files, "--out", tmp_path / "cpu.toml")
@@ -193,7 +193,7 @@ def test_kernel_tables_become_profiles_of_both_forms(shared_data: Path, tmp_path
 
 
 def test_a_step_of_a_table_is_the_sum_of_its_kernels(shared_data: Path) -> None:
-    from simcache.kernel_fit import read_kernels
+    from simcache.latency.kernel_fit import read_kernels
 
     tables = read_kernels(shared_data / "gpu_runs" / "rtx4090_llama-3.1-8b_kernels", 32)
     # 64 decodes at kv 1,024: attention alone 333.295 us a layer, beside a 16-token chunk without context 633.343 us.

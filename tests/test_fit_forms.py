@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from simcache.errors import InputError
-from simcache.form_choice import choose_form, linear_window, residual_table, splits
 from simcache.latency import Coefficients, LatencyModel, ServerProfile, load_profile
-from simcache.prediction import draw_profiles, predict
+from simcache.latency.form_choice import choose_form, linear_window, residual_table, splits
+from simcache.latency.prediction import draw_profiles, predict
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
 

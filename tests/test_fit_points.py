@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from simcache.errors import InputError
-from simcache.points import read_points
+from simcache.latency.points import read_points
 
 OURS = "kind,new_tokens,cached_tokens,batch,kv_tokens,seconds\n"
 SERVER = "kind,prompt_tokens,prompt_n,cache_n,ttft_ms,predicted_n,predicted_ms,server_runq_wait_ms\n"

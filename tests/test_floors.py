@@ -21,13 +21,7 @@ FLOORS: Final = (
     ("8 draw", ("report/",)),
     ("7b what to take, how far it goes", ("planner", "racing", "objective", "capacity", "sensitivity")),
     ("7a predicted against measured", ("validation", "live_log", "llamacpp_log", "drift", "serving_runs", "serving_model")),
-    (
-        "6 scenarios x seeds",
-        (
-            *("digests", "runs", "run_store", "workers", "axes", "study", "sweeps", "study_file"),
-            *("comparison", "answers", "headroom", "uncertainty"),
-        ),
-    ),
+    ("6 scenarios x seeds", ("experiment/",)),
     ("5 the clock", ("engine/",)),
     (
         "4c records of a run and what was asked of them",
@@ -39,31 +33,11 @@ FLOORS: Final = (
     ("4b files of scenarios", ("scenario_kinds", "scenario_file")),
     ("4a the frozen question", ("scenario",)),
     ("3e what real requests cost, and when warming pays", ("usage_bill", "break_even")),
-    (
-        "3d policies that see people and caches; what breaks",
-        ("warming", "foresight", "keep_alive", "warming_limits", "routing", "faults"),
-    ),
+    ("3d policies that see people and caches; what breaks", ("warming/", "routing", "faults")),
     ("3c decisions of an engine", ("scheduler/",)),
     ("3b what is already computed", ("cache/",)),
     ("3a who asks", ("workload/",)),
-    (
-        "2b latency: fit and profiles",
-        (
-            *(
-                "catalogue",
-                "derived",
-                "shapes",
-                "kernel_fit",
-                "decode_fit",
-                "points",
-                "latency",
-                "fit_quality",
-                "form_choice",
-                "fitting",
-            ),
-            *("usage_fit", "prediction", "profiles", "profile_kinds", "kernel_tables", "coefficients"),
-        ),
-    ),
+    ("2b latency: fit and profiles", ("latency/", "usage_fit")),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
         (
@@ -77,7 +51,6 @@ FLOORS: Final = (
             "queueing",
             "theory",
             "steady",
-            "stopping",
             "units",
             "pml",
             "pml_xml",

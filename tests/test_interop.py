@@ -13,10 +13,10 @@ from hypothesis import strategies as st
 
 import simcache as sc
 from simcache.cli import main
-from simcache.comparison import compare
 from simcache.engine.run import simulate
 from simcache.engine.sent import sent_requests
 from simcache.errors import InputError
+from simcache.experiment.comparison import compare
 from simcache.prompt import Request, Segment, prompt_tokens, shared_prefix_tokens
 from simcache.records import NEVER
 from simcache.workload.filler_text import WORDS, prompt_text, segment_text

@@ -12,16 +12,16 @@ import pytest
 
 import simcache as sc
 from simcache import cli
-from simcache.axes import Axis, Cell
 from simcache.capacity import highest_rate, with_one_lost
 from simcache.errors import InputError
+from simcache.experiment.axes import Axis, Cell
+from simcache.experiment.runs import Metric, Run
+from simcache.experiment.sweeps import sweep
 from simcache.objective import Objective
 from simcache.planner import plan
 from simcache.queueing import md1_wait_s
 from simcache.racing import Price, Race
-from simcache.runs import Metric, Run
 from simcache.sensitivity import tornado
-from simcache.sweeps import sweep
 
 from .test_sweeps import SEAT
 

@@ -10,13 +10,13 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from simcache.catalogue import derive_named, derived_names, find_profile, known_profiles, left_out
 from simcache.cli import main
-from simcache.derived import interval
 from simcache.errors import InputError, UnknownNameError
 from simcache.latency import Coefficients, ServerProfile, load_profile
-from simcache.prediction import predict
-from simcache.shapes import ModelShape, gpu_peaks, load_shape, usable_kv_tokens
+from simcache.latency.catalogue import derive_named, derived_names, find_profile, known_profiles, left_out
+from simcache.latency.derived import interval
+from simcache.latency.prediction import predict
+from simcache.latency.shapes import ModelShape, gpu_peaks, load_shape, usable_kv_tokens
 
 
 def run(*words: object) -> Result:

@@ -15,8 +15,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcache import Scenario, Server, TypingSessions, simulate
-from simcache.digests import digested
 from simcache.errors import InputError, UnknownNameError
+from simcache.experiment.digests import digested
 from simcache.latency import (
     Coefficients,
     Covariance,

@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcache.cli.validate import command
-from simcache.coefficients import Coefficients
 from simcache.engine.closed_loop import ClosedLoopClients, serve_clients
 from simcache.errors import DeadlockError, InputError, UnknownNameError
-from simcache.profile_kinds import ServerProfile
+from simcache.latency.coefficients import Coefficients
+from simcache.latency.profile_kinds import ServerProfile
 from simcache.scenario import Server
 from simcache.serving_model import Scalars, find_peaks, find_shape, serving_profile
 from simcache.serving_runs import (

@@ -21,19 +21,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import simcache as sc
-from simcache import digests, run_store, stats
-from simcache.axes import Axis, cells, grid, label, latin_hypercube, varied
-from simcache.digests import digested
+from simcache import stats
 from simcache.errors import InputError, UnknownNameError
+from simcache.experiment import digests, run_store
+from simcache.experiment.axes import Axis, cells, grid, label, latin_hypercube, varied
+from simcache.experiment.digests import digested
+from simcache.experiment.run_store import RunStore
+from simcache.experiment.runs import PERCENTILES, Failed, Metric, Run, Task, reduced, run_task
+from simcache.experiment.study import Precision, Study, sample
+from simcache.experiment.study_file import parse_study, read_study
+from simcache.experiment.sweeps import sweep
+from simcache.experiment.workers import Workers
 from simcache.faults import Crash
 from simcache.latency import Coefficients, ServerProfile, load_profile, save_profile
 from simcache.prompt import Request, Segment
-from simcache.run_store import RunStore
-from simcache.runs import PERCENTILES, Failed, Metric, Run, Task, reduced, run_task
-from simcache.study import Precision, Study, sample
-from simcache.study_file import parse_study, read_study
-from simcache.sweeps import sweep
-from simcache.workers import Workers
 from simcache.workload.loaded import loaded_once
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -12,11 +12,11 @@ from click.testing import CliRunner
 from simcache.cli.run import command
 from simcache.engine.run import simulate
 from simcache.errors import InputError
+from simcache.experiment.uncertainty import model_error, split_uncertainty
 from simcache.latency import Coefficients, Covariance, FitRecord, HostedProfile, ServerProfile, save_profile
 from simcache.prompt import Request, Segment
 from simcache.result import summarise
 from simcache.scenario import Scenario, Server
-from simcache.uncertainty import model_error, split_uncertainty
 from simcache.workload.presets import TypingSessions
 from simcache.workload.synthetic import RequestList
 

@@ -13,9 +13,9 @@ from click.testing import CliRunner
 
 from simcache.cli import main
 from simcache.errors import InputError
+from simcache.latency.profiles import load_profile
 from simcache.live_log import LiveRow
 from simcache.logs import UsageLog, UsageRow, write_usage
-from simcache.profiles import load_profile
 from simcache.prompt import Segment
 from simcache.serving_logs import Histogram, parse_metrics, read_metrics, read_vllm_bench
 from simcache.usage_fit import CACHED_SHARE, fit_usage

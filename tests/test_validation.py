@@ -11,8 +11,8 @@ from click.testing import CliRunner
 from simcache.cli.validate import command
 from simcache.engine.run import simulate
 from simcache.errors import InputError
-from simcache.kernel_fit import fit_kernels, read_kernels
 from simcache.latency import Coefficients, ServerProfile
+from simcache.latency.kernel_fit import fit_kernels, read_kernels
 from simcache.scenario import Scenario, Server
 from simcache.validation import RecordedRun, read_vllm_requests, validate
 from simcache.workload.synthetic import PoissonRequests, RequestList

@@ -8,8 +8,6 @@ import numpy as np
 import pytest
 
 from simcache.errors import InputError
-from simcache.foresight import Adaptive, Oracle
-from simcache.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
 from simcache.scenario import Scenario, Server
 from simcache.scenario_file import parse_scenarios, to_toml
 from simcache.streams import stream
@@ -26,7 +24,9 @@ from simcache.warming import (
     WarmOnOpen,
     WarmUp,
 )
-from simcache.warming_limits import Budgeted, ForSome, Together
+from simcache.warming.foresight import Adaptive, Oracle
+from simcache.warming.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
+from simcache.warming.limits import Budgeted, ForSome, Together
 from simcache.workload.distributions import Exponential, LogNormal
 from simcache.workload.empirical import Empirical
 from simcache.workload.presets import TypingSessions

@@ -10,11 +10,9 @@ from dataclasses import dataclass
 import numpy as np
 import pytest
 
-from simcache import stopping, theory
+from simcache import theory
 from simcache.engine.run import simulate
-from simcache.foresight import Adaptive, Oracle
-from simcache.headroom import Figures, Headroom, headroom, headroom_figures, oracle_for
-from simcache.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
+from simcache.experiment.headroom import Figures, Headroom, headroom, headroom_figures, oracle_for
 from simcache.latency import load_profile
 from simcache.prompt import Segment
 from simcache.records import NEVER
@@ -28,8 +26,11 @@ from simcache.warming import (
     WarmOnFirstKey,
     WarmOnFocus,
     WarmOnOpen,
+    stopping,
 )
-from simcache.warming_limits import Budgeted, ForSome, Together
+from simcache.warming.foresight import Adaptive, Oracle
+from simcache.warming.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOptimal
+from simcache.warming.limits import Budgeted, ForSome, Together
 from simcache.workload.distributions import Exponential, LogNormal
 from simcache.workload.empirical import Empirical
 from simcache.workload.presets import TypingSessions

@@ -10,7 +10,7 @@ import click
 from .sweep import complain, worker_options
 
 if TYPE_CHECKING:
-    from ..comparison import Difference, LiveTest, Pair
+    from ..experiment.comparison import Difference, LiveTest, Pair
 
 
 @click.command(name="compare")
@@ -42,10 +42,10 @@ def command(
     Every scenario of every file is compared with the first. The same people type the same keys in all of them, so what differs
     is what was changed.
     """
-    from ..comparison import METRICS, compare
+    from ..experiment.comparison import METRICS, compare
+    from ..experiment.workers import Workers
     from ..result import json_text
     from ..scenario_file import load_scenarios
-    from ..workers import Workers
     from .progress import runs_bar
     from .table import print_lines
 
@@ -78,7 +78,7 @@ def _show(pair: Pair) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..runs import Metric
+    from ..experiment.runs import Metric
     from .table import print_answer, print_lines, width
 
     table = Table(box=None, padding=(0, 1, 0, 0), pad_edge=False, title=f"{pair.b} against {pair.a}", title_justify="left")
@@ -101,7 +101,7 @@ def _cells(found: Difference, metric: Any) -> list[str]:
 
 
 def _show_live(pair: Pair, power: float) -> None:
-    from ..comparison import LIVE_METRICS
+    from ..experiment.comparison import LIVE_METRICS
     from .table import print_lines
 
     tests = [test for metric in LIVE_METRICS if (test := pair.live_test(metric, power=power))]
@@ -115,7 +115,7 @@ def _show_live(pair: Pair, power: float) -> None:
 
 
 def _live(test: LiveTest) -> str:
-    from ..runs import Metric
+    from ..experiment.runs import Metric
 
     metric = Metric(test.metric)
     effect = f"{metric.label}, {metric.text(test.difference, plus=True)}"

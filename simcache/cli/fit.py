@@ -13,8 +13,8 @@ import click
 
 if TYPE_CHECKING:
     from ..latency import LatencyModel
-    from ..points import PointSet
-    from ..profile_kinds import ServerProfile
+    from ..latency.points import PointSet
+    from ..latency.profile_kinds import ServerProfile
 
 POINT_FORMS: Final = ("auto", "linear", "context", "quadratic", "context-small", "piecewise")
 TABLE_FORMS: Final = ("table", "context")
@@ -82,7 +82,7 @@ def command(
         raise click.UsageError("Give a CSV file with points, or --kernels DIR.")
     if form == "table":
         raise click.UsageError("--form table goes with --kernels DIR: single points make no table of a step.")
-    from ..points import read_points
+    from ..latency.points import read_points
 
     conditions = _conditions(where)
     found = read_points(points, conditions, include_interpolated=include_interpolated, min_new=min_new)
@@ -93,7 +93,7 @@ def command(
     profile = _profile(model, found, named)
     report = _report(model, profile, found, holdout, holdout_kind)
     if out is not None:
-        from ..profiles import save_profile
+        from ..latency.profiles import save_profile
 
         save_profile(profile, out)
         report["out"] = str(out)
@@ -154,8 +154,8 @@ def _fit_decode(
     found: PointSet, name: str, holdout: tuple[str, float], host_s: float | None, out: Path | None, as_json: bool
 ) -> None:
     """Decode points without a prefill: a profile whose prefill is by stated defaults."""
-    from ..decode_fit import DEFAULTS, fit_decode_alone
-    from ..profiles import save_profile
+    from ..latency.decode_fit import DEFAULTS, fit_decode_alone
+    from ..latency.profiles import save_profile
     from ..result import json_text
 
     batch, kv_tokens, seconds = found.columns("decode")
@@ -236,8 +236,8 @@ def _below(model: LatencyModel) -> float | None:
 def _forms(model: LatencyModel, share: float) -> dict[str, dict[str, float | None]]:
     """Held-out errors of every form, of a table that is interpolated, and of the form chosen: both kinds of holding out."""
     from ..errors import InputError
-    from ..fitting import FITTED_FORMS
-    from ..form_choice import HOLDOUT_KINDS, interpolation_mape, splits
+    from ..latency.fitting import FITTED_FORMS
+    from ..latency.form_choice import HOLDOUT_KINDS, interpolation_mape, splits
 
     table: dict[str, dict[str, float | None]] = {}
     try:
@@ -290,8 +290,8 @@ def linear_sentence(window: dict[str, Any] | None) -> str:
 
 
 def _fit_kernels(folder: Path, layers: int, form: str, name: str, host_s: float | None, out: Path | None, as_json: bool) -> None:
-    from ..kernel_fit import fit_kernels, read_kernels
-    from ..profiles import save_profile
+    from ..latency.kernel_fit import fit_kernels, read_kernels
+    from ..latency.profiles import save_profile
     from ..result import json_text
 
     tables = read_kernels(folder, layers)

@@ -61,7 +61,7 @@ def fit_usage_file(
         "provenance": profile.provenance,
     }
     if out is not None:
-        from ..profiles import save_profile
+        from ..latency.profiles import save_profile
 
         save_profile(profile, out)
         report["out"] = str(out)

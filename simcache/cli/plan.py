@@ -10,8 +10,8 @@ import click
 from .sweep import worker_options
 
 if TYPE_CHECKING:
-    from ..axes import Axis
     from ..capacity import Rate, Spare
+    from ..experiment.axes import Axis
     from ..planner import Candidate, Plan
     from ..scenario import Scenario
     from ..sensitivity import Bar
@@ -53,10 +53,10 @@ def command(
 
     All combinations race under the same seeds, the beaten ones stop early, and the answer is verified under fresh seeds.
     """
-    from ..axes import Axis
+    from ..experiment.axes import Axis
+    from ..experiment.workers import Workers
     from ..planner import plan
     from ..scenario_file import load_scenarios
-    from ..workers import Workers
     from .progress import runs_bar
 
     axes = [Axis.parse(each) for each in vary]
@@ -135,7 +135,7 @@ def _show(found: Plan, rate: Rate | None, spare: Spare | None, bars: list[Bar] |
         takes = f"{spare.replicas} replicas" if spare.replicas is not None else f"more than {spare.tried} replicas"
         print_lines(f"With one replica lost at {spare.at_s:,.0f} s and not coming back it takes {takes}.")
     for bar in bars or []:
-        from ..axes import label
+        from ..experiment.axes import label
 
         change = bar.difference.paired
         bounds = "" if change.low is None else f" [{metric.text(change.low, plus=True)}, {metric.text(change.high, plus=True)}]"
@@ -162,7 +162,7 @@ def _table(title: str, candidates: Sequence[Candidate], found: Plan) -> None:
 
 
 def _document(found: Plan, rate: Rate | None, spare: Spare | None, bars: list[Bar] | None) -> dict[str, Any]:
-    from ..axes import label
+    from ..experiment.axes import label
     from ..scenario_file import to_toml
 
     def candidate(each: Candidate | None) -> dict[str, Any] | None:

@@ -21,8 +21,8 @@ def command(name: str, new_tokens: int, cached_tokens: int, batch: int | None, k
     wait under load is what `simcache run` answers.
     """
     from .. import units
-    from ..catalogue import find_profile
-    from ..prediction import predict
+    from ..latency.catalogue import find_profile
+    from ..latency.prediction import predict
     from ..result import json_text
 
     if kv_tokens is not None and batch is None:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..profile_kinds import HostedProfile, ServerProfile
+    from ..latency.profile_kinds import HostedProfile, ServerProfile
 
 
 @click.command("profiles")
@@ -24,8 +24,8 @@ def command(model: str | None, gpu: str | None, gpus: int, out: Path | None, err
     Derived profiles are named derived/MODEL/GPU/tpN; any such name works wherever a profile is asked for here and in predict.
     With --derive, --gpu and --out, one is written to a file that every command takes.
     """
-    from ..catalogue import derive_named, derived_names, find_profile, left_out
-    from ..profiles import profile_names, save_profile
+    from ..latency.catalogue import derive_named, derived_names, find_profile, left_out
+    from ..latency.profiles import profile_names, save_profile
     from ..result import json_text
 
     if (model is None) != (gpu is None):
@@ -63,7 +63,7 @@ def command(model: str | None, gpu: str | None, gpus: int, out: Path | None, err
 
 
 def _entry(profile: ServerProfile | HostedProfile) -> dict[str, Any]:
-    from ..profile_kinds import ServerProfile
+    from ..latency.profile_kinds import ServerProfile
 
     own: dict[str, Any] = {"kind": "hosted", "form": "hosted", "model": "", "gpu": "", "gpus": None, "kv_tokens": None}
     if isinstance(profile, ServerProfile):

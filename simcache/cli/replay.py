@@ -274,8 +274,8 @@ def _cost_aware(asked: _Asked) -> EvictionPolicy:
 
 
 def _server_profile(asked: _Asked) -> Any:
-    from ..catalogue import find_profile
     from ..latency import ServerProfile
+    from ..latency.catalogue import find_profile
 
     profile = find_profile(asked.profile)
     require(isinstance(profile, ServerProfile), "profile", asked.profile, "must be a server's: a hosted API shows no KV cache")

@@ -122,9 +122,9 @@ class _Told(NamedTuple):
 
 
 def _run(asked: ScenarioFile, seeds: range, out: Path | None, as_json: bool, told: _Told, draws: int | None) -> None:
-    from ..answers import answer
-    from ..digests import package_versions
-    from ..headroom import headrooms
+    from ..experiment.answers import answer
+    from ..experiment.digests import package_versions
+    from ..experiment.headroom import headrooms
     from ..result import document, json_text, summarise
     from .files import named_for_files, output_folder
     from .story import print_story, story_document, tell, told_scenario
@@ -198,7 +198,7 @@ def _simulated(asked: ScenarioFile, seeds: range, telling: Scenario | None) -> t
 
 
 def _split(runs: Sequence[Result], draws: int) -> dict[str, Any]:
-    from ..uncertainty import split_uncertainty
+    from ..experiment.uncertainty import split_uncertainty
     from .progress import runs_bar
 
     with runs_bar() as advance:

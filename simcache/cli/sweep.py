@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 if TYPE_CHECKING:
-    from ..sweeps import Sweep
+    from ..experiment.sweeps import Sweep
 
 RUNS = "runs"
 STATUS_RUNS_FAILED = 1
@@ -51,9 +51,9 @@ def command(
 
     Finished runs are kept in OUT/runs: a sweep that was stopped goes on where it was, and only what changed is run anew.
     """
-    from ..study_file import read_study
-    from ..sweeps import sweep
-    from ..workers import Workers
+    from ..experiment.study_file import read_study
+    from ..experiment.sweeps import sweep
+    from ..experiment.workers import Workers
     from .files import named_for_files, our_folder
     from .progress import runs_bar
     from .run import DEFAULT_FOLDER
@@ -96,9 +96,9 @@ def _show(found: Sweep) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from ..axes import label
-    from ..runs import Metric
-    from ..study import METRICS
+    from ..experiment.axes import label
+    from ..experiment.runs import Metric
+    from ..experiment.study import METRICS
     from .table import print_answer, print_lines, width
 
     study = found.study

@@ -7,9 +7,9 @@ from typing import Any, Final, Literal
 
 import click
 
-from ..catalogue import find_profile
 from ..errors import InputError
 from ..latency import ServerProfile
+from ..latency.catalogue import find_profile
 from ..scenario import Engine, Server
 from ..units import seconds, share
 from ..validation import RecordedRun, Validation, longest_tokens, read_vllm_requests, validate

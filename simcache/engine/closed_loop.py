@@ -8,7 +8,7 @@ from simpy.core import EmptySchedule
 from simpy.events import Event
 
 from ..errors import DeadlockError, require, require_count, require_number
-from ..profile_kinds import ServerProfile
+from ..latency.profile_kinds import ServerProfile
 from ..prompt import Request, Segment
 from ..records import Records, RecordsBuilder
 from ..scenario import Server
@@ -52,7 +52,7 @@ def serve_clients(clients: ClosedLoopClients, server: Server, profile: ServerPro
 
     Raises DeadlockError where a request can never be served.
 
-    >>> from simcache.coefficients import Coefficients
+    >>> from simcache.latency.coefficients import Coefficients
     >>> toy = ServerProfile(name="toy", coefficients=Coefficients(base_s=0.01))
     >>> two = ClosedLoopClients(clients=1, requests=2, prompt_tokens=10, output_tokens=3, shortest_share=1.0)
     >>> serve_clients(two, Server(kv_tokens=64), toy).span_s("submitted_at_ns", "finished_at_ns").tolist()

@@ -13,9 +13,9 @@ from simpy.events import Event
 
 from ..cache.rates import HostedPrices, hosted_prices
 from ..cache.snapshot import snapshot
-from ..catalogue import find_profile
 from ..errors import DeadlockError, InputError, require_count, require_number
 from ..latency import HostedProfile, ServerProfile
+from ..latency.catalogue import find_profile
 from ..price_list import parse_date
 from ..pricing import Bill, bill, gpu_tariff
 from ..prompt import Request

@@ -5,8 +5,8 @@ from __future__ import annotations
 from bisect import bisect_left
 from typing import Protocol
 
-from ..kernel_tables import KernelTables
 from ..latency import Coefficients, ServerProfile
+from ..latency.kernel_tables import KernelTables
 from ..scheduler import Plan
 from .clock import TICKS_PER_S
 

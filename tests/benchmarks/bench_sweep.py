@@ -14,7 +14,7 @@ import time
 from typing import Any
 
 import simcache as sc
-from simcache.sweeps import Sweep, sweep
+from simcache.experiment.sweeps import Sweep, sweep
 
 RUNS = 40
 SCENARIO = sc.Scenario(

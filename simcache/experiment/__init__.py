@@ -1,0 +1,1 @@
+"""Many scenarios under many seeds: studies, the runs kept by content, comparisons as pairs."""
