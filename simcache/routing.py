@@ -38,6 +38,11 @@ class ReplicaView(Protocol):
         """Tokens of one KV block."""
         ...
 
+    @property
+    def active_blocks(self) -> int:
+        """KV blocks that requests hold."""
+        ...
+
     def expected_hit_tokens(self, request: Request) -> int:
         """Leading prompt tokens this replica holds now."""
         ...
@@ -183,7 +188,7 @@ def cache_aware(seed: int) -> Route:
         for replica in replicas:
             block = replica.block_tokens
             to_prefill = (replica.queued_tokens + tokens) / block - replica.expected_hit_tokens(request) / block
-            costs.append(max(0.0, to_prefill) + getattr(replica, "active_blocks", 0))
+            costs.append(max(0.0, to_prefill) + replica.active_blocks)
         lowest = min(costs)
         ties = [place for place, cost in enumerate(costs) if cost == lowest]
         return ties[0] if len(ties) == 1 else ties[int(rng.integers(len(ties)))]
