@@ -85,6 +85,13 @@ def test_blocks_expire_by_the_second_they_were_last_used_or_written(kind, hits):
     assert records.hit_tokens.tolist() == hits
 
 
+def test_copies_written_at_one_instant_expire_together():
+    together = [ask(0.0, "doc", tokens) for tokens in (48, 96, 96)]  # the last one copies both runs of blocks in one go
+    lifetime = {"ttl_s": 100.0, "ttl_kind": "fixed", "visibility": "computed"}
+    records = run([*together, ask(200.0, "doc", 96)], profile(per_token_s=1e-3), **lifetime)
+    assert records.hit_tokens.tolist() == [0, 0, 0, 0]
+
+
 def test_an_entry_is_alive_strictly_before_its_expiry():
     for arrival, hit in ((100.164 - 1e-9, 160), (100.164, 0)):
         records = run([ask(0.0, "doc", 164), ask(arrival, "doc", 164)], profile(per_token_s=1e-3), ttl_s=100.0)

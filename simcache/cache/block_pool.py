@@ -15,6 +15,7 @@ many. Under the prepending rule unhashed free blocks all sit in front of the que
 from __future__ import annotations
 
 import heapq
+import itertools
 from array import array
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Literal, NamedTuple
@@ -124,7 +125,8 @@ class BlockPool:
         self.now = 0
         self._roots: dict[Hashable, Node] = {}
         self._queue = Extent(None, 0, 0, -1, -1, True)  # sentinel of the ring: next is the front
-        self._by_expiry: list[tuple[int, int, Extent]] = []  # fixed lifetimes
+        self._by_expiry: list[tuple[int, int, Extent]] = []  # fixed lifetimes; the number settles ties, in any order
+        self._serial = itertools.count()
         self._used_tokens = used_tokens
         self._inserted_tokens = inserted_tokens
         self._used_by_row = used_by_row
@@ -333,7 +335,7 @@ class BlockPool:
         if self.ttl is not None:
             extent.expires_at = self.now + self.ttl
             if self._fixed:
-                heapq.heappush(self._by_expiry, (extent.expires_at, -self.inserted - len(self._by_expiry), extent))
+                heapq.heappush(self._by_expiry, (extent.expires_at, next(self._serial), extent))
         self._append(extent)
 
     # -- inside ------------------------------------------------------------------------------------------------------------
@@ -352,7 +354,7 @@ class BlockPool:
         if self._fixed:
             assert self.ttl is not None
             extent.expires_at = self.now + self.ttl
-            heapq.heappush(self._by_expiry, (extent.expires_at, self.inserted, extent))
+            heapq.heappush(self._by_expiry, (extent.expires_at, next(self._serial), extent))
         node.extents.insert(0 if self.duplicates == "replace" else len(node.extents), extent)
         holding.pieces.append((extent, at))
         holding.node = node
@@ -376,7 +378,7 @@ class BlockPool:
                 tail.next.prev = piece
                 tail.next = piece
             if self._fixed and piece.expires_at is not None:
-                heapq.heappush(self._by_expiry, (piece.expires_at, -self.inserted - len(self._by_expiry), piece))
+                heapq.heappush(self._by_expiry, (piece.expires_at, next(self._serial), piece))
             head.extents.append(piece)
         return head
 
