@@ -367,6 +367,25 @@ def test_an_open_loop_waits_for_no_answer_and_says_the_same():
     assert len(live(person(*typings, opens_at_s=(0.0, 2.0, 5.0, 6.0)), until_s=5.0)[0]) == 2
 
 
+def test_an_open_loop_is_pinged_between_its_questions_as_a_closed_one_is():
+    typings = (evenly(3.0, 20), evenly(40.0, 30, share=0.5), evenly(40.0, 30))
+    policy = KeepAlive(interval_s=30, most_pings=9)
+    closed, _, _ = live(person(*typings, gap_s=100.0), warming=policy, until_s=1_000.0)
+    opens_at_s = [0.0, *(float(at) for at in (closed.seconds("finished_at_ns")[0] + 100.0,))]
+    opens_at_s.append(opens_at_s[1] + 20.0 + 100.0)
+    opened, _, _ = live(person(*typings, opens_at_s=tuple(opens_at_s)), warming=policy, until_s=1_000.0)
+    assert (closed["kind"] == "keepalive").sum() > 9
+    for column in ("kind", "submitted_at_ns", "prompt_tokens"):
+        assert opened[column].tolist() == closed[column].tolist()
+    hasty, _, _ = live(person(*typings[::2], opens_at_s=(0.0, 1.0)), base_s=60.0, warming=policy, until_s=1_000.0)
+    assert hasty["kind"].tolist() == ["user", "user", *["keepalive"] * 8]  # none between a question and the answer before it
+
+
+def test_a_turn_may_say_where_its_marker_stands():
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), marked_segments=1), warming=WarmOnOpen())
+    assert [ticket.request.shared_segments for ticket in backend.sent] == [1, 1, 1, 1]
+
+
 def test_pings_keep_their_interval_from_the_last_use_until_the_next_question():
     records, backend, _ = live(
         person(evenly(3.0, 20), evenly(40.0, 30), gap_s=100.0), warming=KeepAlive(interval_s=30, most_pings=9)

@@ -43,10 +43,18 @@ def start(
         env.process(_Visit(world, person).steps())
         return
     history: Prompt = ()
-    for turn, opens_at_s in zip(person.turns, person.opens_at_s, strict=True):  # each on its own: nobody waits for an answer
-        env.process(_Visit(world, replace(person, arrives_at_s=opens_at_s, turns=(turn,)), history).steps())
+    opened = tuple(zip(person.turns, person.opens_at_s, strict=True))
+    for number, (turn, opens_at_s) in enumerate(opened):  # each on its own: nobody waits for an answer
+        alone = replace(person, arrives_at_s=opens_at_s, turns=(turn,), opens_at_s=(opens_at_s,))
+        env.process(_Visit(world, alone, history, _until_sent(opened[number + 1 :])).steps())
         if turn.typing.submit_at_s is not None:
             history += (*(turn.question if turn.question_joins else ()), *turn.answer(turn.generated.tokens))
+
+
+def _until_sent(opened: Sequence[tuple[Turn, float]]) -> tuple[tuple[Turn, float], ...]:
+    """The first turns, with their openings, up to one that is sent."""
+    sent = next((i for i, (turn, _) in enumerate(opened) if turn.typing.submit_at_s is not None), len(opened))
+    return tuple(opened[: sent + 1])
 
 
 class _Planned(NamedTuple):
@@ -59,12 +67,19 @@ class _Planned(NamedTuple):
 
 
 class _Visit:
-    """One person's way through their turns."""
+    """One person's way through their turns; in an open loop through one of them, and ``following`` will open when they say."""
 
-    __slots__ = ("agenda", "backend", "env", "history", "opened_at", "person", "prefix", "records", "sent", "warm_ups", "world")
+    __slots__ = (
+        *("agenda", "backend", "env", "following", "history", "opened_at", "person", "prefix", "records", "sent", "until"),
+        *("warm_ups", "world"),
+    )
 
-    def __init__(self, world: World, person: Person, history: Prompt = ()) -> None:
-        self.world, self.person, self.history = world, person, history
+    def __init__(self, world: World, person: Person, history: Prompt = (), following: tuple[tuple[Turn, float], ...] = ()) -> None:
+        self.world, self.person, self.history, self.following = world, person, history, following
+        self.until = world.until  # the end of what is planned after the last answer
+        if following and following[-1][0].typing.submit_at_s is not None:
+            turn, opens_at_s = following[-1]
+            self.until = min(self.until, instant(opens_at_s) + instant(turn.typing.end_at_s))
         self.env, self.backend, self.records = world.env, world.backend, world.records
         self.prefix: Prompt = ()  # everything before the question, of the turn at hand or of the next one
         self.opened_at = 0
@@ -115,11 +130,11 @@ class _Visit:
                         return
                 self.warm_ups = []
                 answered = question.ticket is not None and question.ticket.outcome == "ok"
-                if answered and world.plans_ahead and self.person.opens_at_s is None:
+                if answered and world.plans_ahead and self.now < self.until:
                     self._plan_ahead(number, question.ticket)
             opened_at = self.now + instant(turn.gap_s)
             stopped = question.ticket if question.given_up and turn.answer_joins else None
-        yield from self._pass_time(world.until)
+        yield from self._pass_time(self.until)
 
     def _sleep_until(self, at: int) -> Steps:
         if at > self.now:
@@ -155,7 +170,7 @@ class _Visit:
         turn = turns[number]
         self.prefix = turn.shared + self.history
         self.opened_at = self.now
-        coming = []
+        coming = [Coming(max(opens_at_s - seconds(self.now), 0.0), each.typing) for each, opens_at_s in self.following]
         after_s = 0.0
         for before, following in pairwise(turns[number:]):
             after_s += before.gap_s
@@ -225,7 +240,7 @@ class _Visit:
             user=self.person.user,
             salt=self.person.salt,
             organisation=self.person.organisation,
-            shared_segments=len(self.prefix),
+            shared_segments=len(self.prefix) if turn.marked_segments is None else turn.marked_segments,
         )
 
     def _ask(self, turn: Turn, question: Question) -> Steps:
