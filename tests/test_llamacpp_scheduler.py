@@ -68,6 +68,19 @@ def test_all_slots_busy_means_first_come_first_served_and_the_choice_of_a_slot_c
     assert result.hit_tokens == [0, 0, 0, 0]
 
 
+def test_of_slots_released_together_the_one_called_last_chooses_first():
+    requests = [ask("a", 10, 5), ask("b", 10, 5), ask("b", 30), ask("a", 30)]
+    scheduler = LlamaCppScheduler(Slots(2))
+    result = run_steps(requests, [0, 0, 1, 1], scheduler)
+    assert result.first_scheduled_step == [0, 0, 5, 5]
+    assert result.hit_tokens == [0, 0, 10, 10]  # each finds its own: whoever chooses, a similar slot is free
+    strangers = [ask("a", 10, 5), ask("b", 10, 5), ask("c", 30), ask("d", 30)]
+    scheduler = LlamaCppScheduler(Slots(2))
+    run_steps(strangers, [0, 0, 1, 1], scheduler)
+    # a sat in slot 1, b in slot 0, which is released first: recorded of a server, d took slot 0 and c slot 1
+    assert [slot.content.keys[0] for slot in scheduler.slots.slots] == ["d", "c"]
+
+
 def test_an_answer_ends_where_its_slot_does_and_a_prompt_that_fills_it_is_refused():
     scheduler = LlamaCppScheduler(Slots(1, slot_tokens=20))
     result = run_steps([ask("a", 15, 50), ask("b", 20, 1)], [0, 0], scheduler)

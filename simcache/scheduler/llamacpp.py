@@ -2,9 +2,11 @@
 
 Rules read in tools/server/server-context.cpp (as vendored by llama_cpp_python 0.3.36) and confirmed in the log of a running
 server: a request takes an idle slot at once or waits, first come first served, until one is free, and only then looks for a
-similar one; each iteration computes one token per decoding slot, then prompt tokens of the other slots in the order of their
-indices, up to ``n_batch``; prompts that end in one iteration get their first token together. A request keeps its slot to its
-end: nothing is preempted. Prompts too long for a slot are refused, answers end where the slot does.
+similar one. Each slot that is released calls the next of those who found all slots busy to the front of the queue, so of slots
+released in one iteration the last to be called chooses first. Each iteration computes one token per decoding slot, then prompt
+tokens of the other slots in the order of their indices, up to ``n_batch``; prompts that end in one iteration get their first
+token together. A request keeps its slot to its end: nothing is preempted. Prompts too long for a slot are refused, answers end
+where the slot does, and ``n_predict`` 0 generates one token, as 1 does.
 
 An iteration is computed in micro-batches (``n_ubatch``), which nobody outside can see: profiles are fitted on what whole
 prompts take, so an iteration is charged as one step. Charging base and short-chunk attention per micro-batch changes the
@@ -45,6 +47,7 @@ class LlamaCppScheduler:
         self.running: dict[LiveRequest, None] = {}
         self._of_slot: list[LiveRequest | None] = [None] * len(slots.slots)
         self._plan: Plan | None = None
+        self._turned_away = 0  # of those waiting, from the head: found all slots busy
 
     @property
     def blocks(self) -> int:
@@ -77,6 +80,7 @@ class LlamaCppScheduler:
         if live.state == GONE:
             return False
         if live.state == WAITING:
+            self._turned_away -= self.waiting.index(live) < self._turned_away
             self.waiting.remove(live)
             live.state = GONE
             return False
@@ -115,7 +119,7 @@ class LlamaCppScheduler:
             (namespace,) = live.root
             index = self.slots.choose(live.content, namespace)
             if index is None:
-                return
+                break
             self.waiting.popleft()
             live.computed = live.hit_tokens = self.slots.start(index, live.content, namespace, origin=live.row, user=live.user)
             live.holding = index
@@ -125,6 +129,7 @@ class LlamaCppScheduler:
             self._of_slot[index] = live
             self.running[live] = None
             plan.admitted.append(live)
+        self._turned_away = len(self.waiting)
 
     def advance(self, steps: int) -> tuple[list[LiveRequest], list[LiveRequest]]:
         """Execute ``steps`` of the plan. Returns who got a first token and who finished at its end, in the order of slots."""
@@ -155,6 +160,8 @@ class LlamaCppScheduler:
                 live.finish_step = last
                 finished.append(live)
                 self._leave(live)
+        called = min(len(finished), self._turned_away)
+        self.waiting.extendleft([self.waiting.popleft() for _ in range(called)])  # the one called last stands in front
         return first_tokens, finished
 
     def _leave(self, live: LiveRequest) -> None:

@@ -83,6 +83,8 @@ def run(requests, arrival_steps, *, slots, similarity, slot_tokens, batch, abort
             job.computed = job.hit_tokens = min(common(best), len(job.prompt) - 1)
             job.first_scheduled = step
             best.job = job
+        turned_away = len(waiting)
+        ended = 0
         room = batch - sum(1 for cell in cells if cell.job and cell.job.sampled)
         work = []
         for cell in cells:
@@ -106,5 +108,8 @@ def run(requests, arrival_steps, *, slots, similarity, slot_tokens, batch, abort
             if job.sampled >= len(job.answer) or full:
                 job.finish = step
                 let_go(cell)
+                ended += 1
+        called = waiting[: min(ended, turned_away)]
+        waiting[: len(called)] = called[::-1]  # each release puts the next in front of those called before
         step += 1
     return {name: [getattr(job, name) for job in jobs] for name in ("hit_tokens", "first_scheduled", "first_token", "finish")}
