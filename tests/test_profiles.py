@@ -73,7 +73,7 @@ def test_a_shipped_profile_says_where_it_comes_from(name: str) -> None:
     assert profile.notes
     assert profile.range is not None
     assert profile.fit is not None
-    assert profile.fit.command == "python calibration/fit_shipped.py"
+    assert profile.fit.command == "python -m calibration.fit_shipped"
     if isinstance(profile, ServerProfile):
         assert any("host_s" in note for note in profile.notes)
         assert profile.coefficients.host_s > 0
@@ -87,7 +87,7 @@ def test_a_shipped_profile_says_where_it_comes_from(name: str) -> None:
 
 def test_the_fit_script_writes_exactly_what_is_shipped(shared_data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SIMCACHE_DATA", str(shared_data))
-    script = runpy.run_path(str(ROOT / "calibration" / "fit_shipped.py"))
+    script = runpy.run_module("calibration.fit_shipped")
     fitted = {profile.name: profile for profile, _ in script["fit_all"](shared_data)}
     assert sorted(fitted) == profile_names()
     for name, profile in fitted.items():

@@ -220,7 +220,7 @@ class MeasuredRange:
 class FitRecord:
     """How a profile's coefficients were fitted: points, errors as fractions, and the command that does it again.
 
-    >>> FitRecord(n=147, mape=0.031, command="python calibration/fit_shipped.py").n
+    >>> FitRecord(n=147, mape=0.031, command="python -m calibration.fit_shipped").n
     147
     """
 
