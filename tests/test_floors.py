@@ -20,7 +20,10 @@ FLOORS: Final = (
     ("9 words to objects, and print", ("cli/",)),
     ("8 draw", ("report/",)),
     ("7b what to take, how far it goes", ("planner", "racing", "objective", "capacity", "sensitivity")),
-    ("7a predicted against measured", ("validation", "live_log", "llamacpp_log", "drift", "serving_runs", "serving_model")),
+    (
+        "7a predicted against measured",
+        ("validation", "live_log", "benchmark_run", "llamacpp_log", "drift", "serving_runs", "serving_model"),
+    ),
     ("6 scenarios x seeds", ("experiment/",)),
     ("5 the clock", ("engine/",)),
     (
@@ -42,7 +45,8 @@ FLOORS: Final = (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
         (
             "logs",
-            "serving_logs",
+            "benchmark_results",
+            "metrics_page",
             "usage_blocks",
             "price_list",
             "pricing",

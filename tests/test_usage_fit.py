@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from simcache.benchmark_results import read_benchmark
 from simcache.cli import main
 from simcache.errors import InputError
 from simcache.latency.profiles import load_profile
 from simcache.live_log import LiveRow
 from simcache.logs import UsageLog, UsageRow, write_usage
+from simcache.metrics_page import Histogram, parse_metrics, read_metrics
 from simcache.prompt import Segment
-from simcache.serving_logs import Histogram, parse_metrics, read_metrics, read_vllm_bench
 from simcache.usage_fit import CACHED_SHARE, fit_usage
 
 BASE_S, PER_TOKEN_S, PER_CACHED_S = 0.8, 2e-5, 2e-6
@@ -202,7 +203,7 @@ def test_vllm_bench_results_are_read_and_fitted(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     errors = [""] * 29 + ["Traceback: connection reset"]
     path.write_text(json.dumps(bench(errors=errors)))
-    log = read_vllm_bench(path)
+    log = read_benchmark(path, "vllm-bench").usage()
     assert len(log) == 29
     assert log.rows[0].e2e_s == pytest.approx(0.051 + 0.04)
     assert log.rows[3].started_at_s == 3.0
@@ -230,7 +231,7 @@ def test_a_broken_bench_result_is_refused(tmp_path: Path, changes: dict[str, Any
     path = tmp_path / "result.json"
     path.write_text(json.dumps(bench(**changes)))
     with pytest.raises(InputError, match=says) as caught:
-        read_vllm_bench(path)
+        read_benchmark(path, "vllm-bench")
     assert str(path) in str(caught.value)
 
 

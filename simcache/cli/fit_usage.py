@@ -19,13 +19,13 @@ def fit_usage_file(
     path: Path, where: Mapping[str, str], name: str, holdout: float, out: Path | None, as_json: bool, command: str
 ) -> None:
     """Read what ``path`` holds, fit the rows that ``where`` leaves, say how well, and write the profile."""
+    from ..benchmark_results import BENCHMARKS, read_benchmark
     from ..logs import UsageLog, read_usage
-    from ..serving_logs import read_vllm_bench
     from ..usage_fit import fit_usage
 
     kind = _kind(path)
-    if kind == "vllm":
-        log = read_vllm_bench(path)
+    if kind in BENCHMARKS:
+        log = read_benchmark(path, kind).usage()
     elif kind == "live":
         from ..live_log import read_live_rows
 
@@ -115,9 +115,13 @@ def _kind(path: Path) -> str:
     except OSError:
         return "usage"
     if '"ttfts"' in head or '"total_input_tokens"' in head:
-        return "vllm"
+        return "vllm-bench"
     try:
         first = json.loads(head.splitlines()[0]) if head else None
     except ValueError:
         return "usage"
-    return "live" if isinstance(first, dict) and "submitted_at_s" in first and "outcome" in first else "usage"
+    if not isinstance(first, dict):
+        return "usage"
+    if "metadata" in first and "metrics" in first:
+        return "aiperf"
+    return "live" if "submitted_at_s" in first and "outcome" in first else "usage"

@@ -7,14 +7,16 @@ from typing import Any, Final, Literal
 
 import click
 
+from ..benchmark_results import BENCHMARKS
 from ..errors import InputError
 from ..latency import ServerProfile
 from ..latency.catalogue import find_profile
 from ..scenario import Engine, Server
 from ..units import seconds, share
 from ..validation import RecordedRun, Validation, longest_tokens, read_vllm_requests, validate
+from ..workload.traces import FORMATS
 
-LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
+LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache", *BENCHMARKS)
 
 
 @click.command("validate")
@@ -23,6 +25,10 @@ LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache")
 @click.option("--usage", metavar="FILE", help="Instead: a usage log; has what it says drifted from the profile?")
 @click.option("--tolerance", type=float, help="How far that may be, a fraction.  [default: 0.15]")
 @click.option("--log-format", type=click.Choice(LOG_FORMATS), default="vllm-requests", show_default=True)
+@click.option(
+    "--sent", metavar="TRACE", help="Of a benchmark client's results: the requests it was given, in the order of its data set."
+)
+@click.option("--sent-format", type=click.Choice(FORMATS), help="Format of that trace; told from its first row when left out.")
 @click.option("--engine", type=click.Choice(["vllm", "sglang", "llamacpp"]), default="vllm", show_default=True)
 @click.option(
     "--kv-blocks", type=click.IntRange(min=1), help="Usable KV blocks of the engine.  [default: what the profile's memory holds]"
@@ -56,6 +62,8 @@ def command(
     usage: str | None,
     tolerance: float | None,
     log_format: str,
+    sent: str | None,
+    sent_format: str | None,
     engine: Engine,
     kv_blocks: int | None,
     kv_tokens: int | None,
@@ -76,6 +84,9 @@ def command(
 
     TTFT counts from arrival. `--speed-factor auto` fits one factor on the first 20 % of the requests and judges the rest; `none`
     judges everything with the profile as it is. Errors in JSON are signed fractions.
+
+    A scenario that was exported (`simcache convert`) and replayed by a benchmark client is judged with `--log-format vllm-bench` or
+    `aiperf`, the client's detailed results as `--log` and the exported trace as `--sent`.
 
     `--usage` needs no engine: it compares TTFT and hits of a usage log with what the profile says of the same prompts.
 
@@ -102,7 +113,9 @@ def command(
     loaded = find_profile(profile)
     if not isinstance(loaded, ServerProfile):
         raise InputError("profile", profile, "must be the profile of a server")
-    run, notes = _read(log_path, log_format, block_tokens)
+    if sent is not None and log_format not in BENCHMARKS:
+        raise click.UsageError(f"--sent goes with --log-format {' or '.join(BENCHMARKS)}.")
+    run, notes = _read(log_path, log_format, block_tokens, sent, sent_format)
     if kv_blocks is not None:
         if kv_tokens is not None:
             raise click.UsageError("Give --kv-blocks or --kv-tokens, not both.")
@@ -135,7 +148,13 @@ def command(
             click.echo(f"figure: {figure}")
 
 
-def _read(path: str, log_format: str, block_tokens: int) -> tuple[RecordedRun, list[str]]:
+def _read(
+    path: str, log_format: str, block_tokens: int, sent: str | None, sent_format: str | None
+) -> tuple[RecordedRun, list[str]]:
+    if log_format in BENCHMARKS:
+        from ..benchmark_run import read_benchmark_run
+
+        return read_benchmark_run(path, log_format, sent, sent_format)
     if log_format == "llamacpp-csv":
         from ..llamacpp_log import read_llamacpp_csv
 

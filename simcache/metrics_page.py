@@ -1,90 +1,19 @@
-"""What other tools write about a server: results of ``vllm bench serve``, and the metrics page that Prometheus reads."""
+"""The metrics page of a server, which Prometheus reads: histograms of TTFT, counters of its prefix cache."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Final
+from typing import Final
 
 from .errors import InputError, require
-from .logs import UsageLog, UsageRow
 
 TTFT_METRIC: Final = "vllm:time_to_first_token_seconds"
 _SAMPLE: Final = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(?:\{(.*)\})?\s+(\S+)(?:\s+-?\d+)?$")
 _LABEL: Final = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\]|\\.)*)"\s*(?:,|$)')
-_COLUMNS: Final = ("input_lens", "output_lens", "ttfts", "itls")
-
-
-def read_vllm_bench(path: str | Path) -> UsageLog:
-    """The requests of ``vllm bench serve --save-result --save-detailed``, one JSON object: lengths, TTFTs and gaps per request.
-
-    Failed requests are left out and counted in the notes; what was cached the file does not tell, so it stands at 0. Raises
-    InputError, with the path, for a file without the details, columns of different lengths, or impossible numbers.
-    """
-    place = Path(path)
-    try:
-        found = json.loads(place.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError("log", str(place), f"cannot be read: {error.strerror or error}") from None
-    except (ValueError, RecursionError) as error:
-        raise InputError("log", str(place), f"is not JSON: {error}") from None
-    require(isinstance(found, dict), "log", str(place), "must be one JSON object")
-    columns = {name: found.get(name) for name in _COLUMNS}
-    for name, column in columns.items():
-        way_out = "Run vllm bench serve with --save-result --save-detailed."
-        if not isinstance(column, list):
-            raise InputError(name, column, "is missing or no list", way_out, path=place)
-        if len(column) != len(columns["input_lens"] or ()):
-            raise InputError(name, len(column), "must be as long as input_lens", path=place)
-    count = len(columns["input_lens"] or ())
-    errors, starts = (_optional(found, name, count, place) for name in ("errors", "start_times"))
-    rows, failed = [], 0
-    for number in range(count):
-        prompt, output, ttft_s, gaps_s = (column[number] for column in columns.values() if column is not None)
-        if (errors is not None and errors[number]) or not output:
-            failed += 1
-            continue
-        try:
-            _check_gaps(gaps_s)
-            rows.append(
-                UsageRow(
-                    provider="vllm",
-                    model=str(found.get("model_id") or "unknown"),
-                    prompt_tokens=prompt,
-                    output_tokens=output,
-                    started_at_s=None if starts is None else starts[number],
-                    ttft_s=ttft_s,
-                    e2e_s=ttft_s + math.fsum(gaps_s),
-                )
-            )
-        except (InputError, TypeError) as error:
-            name, rule = (error.name, error.rule) if isinstance(error, InputError) else ("request", "has a wrong type")
-            value = error.value if isinstance(error, InputError) else ttft_s
-            raise InputError(f"request {number}: {name}", value, rule, path=place) from None
-    if not rows:
-        raise InputError("requests", count, "hold none that was answered", path=place)
-    notes = ["the file does not tell what was cached: cached tokens stand at 0"]
-    if failed:
-        notes.append(f"{failed} of {count} requests failed and are left out")
-    return UsageLog(tuple(rows), tuple(notes))
-
-
-def _optional(found: Mapping[str, Any], name: str, count: int, path: Path) -> list[Any] | None:
-    column = found.get(name)
-    if column is None:
-        return None
-    if not isinstance(column, list) or len(column) != count:
-        raise InputError(name, column, "must be a list as long as input_lens", path=path)
-    return column
-
-
-def _check_gaps(gaps_s: object) -> None:
-    numbers = isinstance(gaps_s, list) and all(isinstance(gap, (int, float)) and gap >= 0 for gap in gaps_s)
-    require(numbers, "itls", gaps_s, "must be a list of seconds of at least 0")
 
 
 @dataclass(frozen=True, kw_only=True)
