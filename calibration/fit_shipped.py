@@ -23,7 +23,8 @@ from simcache.latency import (
     ServerProfile,
     save_profile,
 )
-from simcache.latency.kernel_fit import fit_kernels, read_kernels
+from simcache.latency.kernel_files import read_kernels
+from simcache.latency.kernel_fit import fit_kernels
 from simcache.latency.shapes import gpu_peaks, load_shape, usable_kv_tokens
 
 from .fit_hosted import AUDITED, audited, openai_figure, speculative_recipe
@@ -163,7 +164,7 @@ def kernel_sum_h100(folder: Path, a100: Coefficients) -> tuple[ServerProfile, La
 def kernel_sum_vllm(folder: Path, name: str, gpu: str, label: str, kv_tokens: int | None) -> tuple[ServerProfile, str]:
     """Llama-3.1-8B from profiled kernels of one GPU: the closed form; ``simcache fit --kernels`` gives the table."""
     place = folder / "gpu_runs" / f"{label}_llama-3.1-8b_kernels"
-    fitted, report = fit_kernels(read_kernels(place, layers=32), "context", name)
+    fitted, report = fit_kernels(read_kernels(place, layers=32)[0], "context", name)
     shape, peaks = load_shape("llama-3.1-8b"), gpu_peaks()[gpu]
     derived = usable_kv_tokens(shape, peaks.memory_bytes)
     assert fitted.fit is not None

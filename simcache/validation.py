@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from itertools import count
 from pathlib import Path
 from typing import Any, Final, Literal
 
@@ -30,6 +31,8 @@ FEWEST: Final = 10
 GRADES: Final = ((0.05, "A"), (0.10, "B"), (0.20, "C"))
 """Largest absolute error of TTFT mean and quantiles up to which a run has this grade; beyond the last: D."""
 _FACTOR_RANGE: Final = (0.2, 5.0)
+_FACTOR_TOLERANCE: Final = 1e-4
+_FACTOR_STRIDE: Final = 1.1
 _DRIFT_GROUPS: Final = 5
 
 
@@ -177,7 +180,7 @@ def find_speed_factor(run: RecordedRun, server: Server, known: int) -> float:
     if run.service_s is not None and np.isfinite(run.service_s[:known]).any():
         told = np.isfinite(run.service_s[:known])
         measured_s = float(run.service_s[:known][told].sum())
-        return _root(lambda factor: float(_service_s(play(run, server, factor))[:known][told].sum()) - measured_s, *_FACTOR_RANGE)
+        return _root(lambda factor: float(_service_s(play(run, server, factor))[:known][told].sum()) - measured_s)
     arrived_s = np.array([request.arrived_at_s for request in run.requests[:known]])
     finished_s = arrived_s + run.e2e_s[:known]
     seen = np.isfinite(finished_s)
@@ -188,29 +191,46 @@ def find_speed_factor(run: RecordedRun, server: Server, known: int) -> float:
         simulated_s = arrived_s + play(run, server, factor).e2e_s[:known]
         return float(((simulated_s[seen] - finished_s[seen]) * weights).sum())
 
-    return _root(late, *_FACTOR_RANGE)
+    return _root(late)
 
 
 def _service_s(records: Records) -> Floats:
     return np.asarray((records["finished_at_ns"] - records["first_scheduled_at_ns"]) / 1e9)
 
 
-def _root(rises: Callable[[float], float], low: float, high: float) -> float:
-    """Where a rising step function crosses 0, to 1e-4 of its argument."""
-    if rises(low) > 0 or rises(high) < 0:
-        raise InputError(
-            "speed_factor",
-            "auto",
-            f"must lie between {low:g} and {high:g}",
-            "This profile is not of this machine: calibrate it anew.",
-        )
-    while high / low > 1 + 1e-4:
-        middle = math.sqrt(low * high)
-        if rises(middle) > 0:
-            high = middle
+def _root(rises: Callable[[float], float]) -> float:
+    """Where a rising step function of a factor crosses 0, to ``_FACTOR_TOLERANCE`` of it: regula falsi (Illinois) from 1 outwards.
+
+    Every call is a simulation. Raises InputError beyond ``_FACTOR_RANGE``.
+    """
+    at, value = 1.0, rises(1.0)
+    up = value < 0
+    while True:
+        before, value_before = at, value
+        at = before * _FACTOR_STRIDE if up else before / _FACTOR_STRIDE
+        if not _FACTOR_RANGE[0] <= at <= _FACTOR_RANGE[1]:
+            rule = f"must lie between {_FACTOR_RANGE[0]:g} and {_FACTOR_RANGE[1]:g}"
+            raise InputError("speed_factor", "auto", rule, "This profile is not of this machine: calibrate it anew.")
+        value = rises(at)
+        if (value >= 0) == up:
+            break
+    low, under, high, over = (before, value_before, at, value) if up else (at, value, before, value_before)
+    kept = 0  # which end stayed last time: its weight is halved when it stays again
+    for guess in count(1):
+        if high - low <= _FACTOR_TOLERANCE * low:
+            break
+        halving = guess % 3 == 0  # so that no shape takes long
+        middle = (low + high) / 2 if halving else (low * over - high * under) / (over - under)
+        edge = _FACTOR_TOLERANCE * low / 2  # a guess at an end would never bring the other one near
+        middle = min(max(middle, low + edge), high - edge)
+        value = rises(middle)
+        if value < 0:
+            low, under, over = middle, value, over / 2 if kept > 0 else over
+            kept = 1
         else:
-            low = middle
-    return math.sqrt(low * high)
+            high, over, under = middle, value, under / 2 if kept < 0 else under
+            kept = -1
+    return (low + high) / 2
 
 
 def longest_tokens(run: RecordedRun) -> int:

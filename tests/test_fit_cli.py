@@ -193,9 +193,9 @@ def test_kernel_tables_become_profiles_of_both_forms(shared_data: Path, tmp_path
 
 
 def test_a_step_of_a_table_is_the_sum_of_its_kernels(shared_data: Path) -> None:
-    from simcache.latency.kernel_fit import read_kernels
+    from simcache.latency.kernel_files import read_kernels
 
-    tables = read_kernels(shared_data / "gpu_runs" / "rtx4090_llama-3.1-8b_kernels", 32)
+    tables, _ = read_kernels(shared_data / "gpu_runs" / "rtx4090_llama-3.1-8b_kernels", 32)
     # 64 decodes at kv 1,024: attention alone 333.295 us a layer, beside a 16-token chunk without context 633.343 us.
     alone, beside = tables.step_s([], 64, 65_536), tables.step_s([(16, 0)], 64, 65_536)
     assert beside - alone == pytest.approx(32 * (633.343 - 333.295) * 1e-6 + (tables.step_s([], 80, 0) - tables.step_s([], 64, 0)),
@@ -203,6 +203,74 @@ def test_a_step_of_a_table_is_the_sum_of_its_kernels(shared_data: Path) -> None:
     # A step between two rows lies between them; a step with more chunks costs more.
     assert tables.step_s([], 8, 8 * 512) < tables.step_s([], 8, 8 * 700) < tables.step_s([], 8, 8 * 1024)
     assert tables.step_s([(512, 0)], 0, 0) < tables.step_s([(512, 0), (512, 1024)], 0, 0)
-    knots = tables.decode_kv_knots(8)
-    middle = (knots[4] + knots[5]) / 2
-    assert tables.step_s([], 8, middle) == pytest.approx((tables.step_s([], 8, knots[4]) + tables.step_s([], 8, knots[5])) / 2)
+    assert tables.step_s([], 8, 8 * 768) == pytest.approx((tables.step_s([], 8, 8 * 512) + tables.step_s([], 8, 8 * 1024)) / 2)
+
+
+def write_kernels(folder: Path, dense: dict[str, float], **files: str) -> Path:
+    """A folder of toy tables: every dense kernel takes a constant and 1 us per token; attention and heads take 100 us."""
+    folder.mkdir()
+    rows = [f"{name},{tokens},{us + tokens}" for name, us in dense.items() for tokens in (1, 64, 512)]
+    (folder / "dense.csv").write_text("\n".join(["layer,tokens,time_us", *rows]))
+    (folder / "per_sequence.csv").write_text("layer,sequences,time_us\nlm_head,1,100\nsampler,1,100\n")
+    grid = [(n, c, b, kv) for n in (0, 16, 128) for c in (0, 64) for b in (0, 1, 8) for kv in (0, 64, 256)]
+    kept = [row for row in grid if (row[0] or (row[2] and not row[1])) and (row[2] > 0) == (row[3] > 0)]
+    attention = [f"{n},{c},{b},{kv},{100 + n * (c + n / 2) / 1e3 + b * kv / 1e2}" for n, c, b, kv in kept]
+    (folder / "attention.csv").write_text("\n".join(["prefill_chunk,kv_prefill,n_decode,kv_decode,time_us", *attention]))
+    for name, text in files.items():
+        (folder / f"{name}.csv").write_text(text)
+    return folder
+
+
+ATTENTION_SIDE = {"layernorm": 10, "qkv_proj": 100, "rotary_emb": 10, "o_proj": 100, "embedding": 5, "final_layernorm": 10}
+DENSE_SIDE = {"gate_up_proj": 300, "act_fn": 10, "down_proj": 150}
+
+
+def test_no_kernel_of_another_model_is_dropped_silently(tmp_path: Path) -> None:
+    from simcache.latency.kernel_files import read_kernels
+
+    plain, _ = read_kernels(write_kernels(tmp_path / "plain", ATTENTION_SIDE | DENSE_SIDE), 3)
+    known, nothing = read_kernels(write_kernels(tmp_path / "known", ATTENTION_SIDE | DENSE_SIDE | {"qk_norm": 40}), 3)
+    assert nothing == ()
+    assert known.step_s([], 1, 64) - plain.step_s([], 1, 64) == pytest.approx(3 * 41e-6)
+    folder = write_kernels(tmp_path / "unknown", ATTENTION_SIDE | DENSE_SIDE | {"gate": 40})
+    unknown, (said,) = read_kernels(folder, 3)
+    assert "gate" in said
+    assert unknown.step_s([], 1, 64) == known.step_s([], 1, 64)
+    result = run("--kernels", folder, "--layers", 3, "--out", tmp_path / "unknown.toml")
+    assert "warning: Counted once per layer" in result.stderr
+    assert said in load_profile(tmp_path / "unknown.toml").notes
+
+
+def test_experts_stand_for_the_dense_side_and_are_woken_as_an_even_choice_wakes_them(tmp_path: Path) -> None:
+    from simcache.latency.kernel_files import read_kernels
+
+    moe = "ep,tokens,activated_experts,time_us\n1,1,2,20\n1,64,2,30\n1,64,8,800\n1,512,8,900\n2,1,1,5\n"
+    tables, (said,) = read_kernels(write_kernels(tmp_path / "moe", ATTENTION_SIDE, moe=moe), 10)
+    dense, _ = read_kernels(write_kernels(tmp_path / "dense", ATTENTION_SIDE | dict.fromkeys(DENSE_SIDE, 0)), 10)
+    assert "2 of 8" in said
+    one, many = (tables.step_s([], b, 64 * b) - dense.step_s([], b, 64 * b) for b in (1, 64))
+    assert one == pytest.approx(10 * (20 - 3) * 1e-6)
+    assert many == pytest.approx(10 * (800 - 3 * 64) * 1e-6, rel=1e-3)  # 64 tokens wake all eight
+
+
+def test_a_model_and_its_gpu_give_layers_and_memory(tmp_path: Path) -> None:
+    folder = write_kernels(tmp_path / "tables", ATTENTION_SIDE | DENSE_SIDE)
+    words = ("--kernels", folder, "--model", "llama-3.1-8b")
+    found = document(*words, "--gpu", "rtx-4090", "--out", tmp_path / "p.toml")
+    assert found["kv_tokens"] == pytest.approx(2_588 * 16, rel=2e-3)  # as the engine's own log has it
+    profile = load_profile(tmp_path / "p.toml")
+    assert isinstance(profile, ServerProfile)
+    assert (profile.model, profile.gpu) == ("llama-3.1-8b", "rtx-4090")
+    assert "formula" in profile.kv_tokens_source
+    assert "0.2 ms a step" in " ".join(profile.notes)
+    assert document(*words)["kv_tokens"] is None
+    for wrong, text in (
+        ((*words, "--layers", 31), "must be the 32 of llama-3.1-8b"),
+        ((*words[:3], "llama-3.1-70b", "--gpu", "rtx-4090"), "leaves no memory"),
+        ((*words, "--gpu", "rtx-4091"), "rtx-4090"),
+        (("--kernels", folder, "--layers", 32, "--gpu", "rtx-4090"), "--gpu needs --model"),
+        (("points.csv", "--model", "llama-3.1-8b"), "go with --kernels"),
+    ):
+        result = run(*wrong)
+        assert result.exit_code == 2, wrong
+        assert text in result.output

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simcache.engine.clock import TICKS_PER_S
-from simcache.engine.step_cost import StepCost
+from simcache.engine.step_cost import StepCost, TableCost
 from simcache.latency import Coefficients
+from simcache.latency.kernel_tables import KernelTables
 from simcache.scheduler.vllm import LiveRequest, Plan
 
 coefficients = st.builds(
@@ -30,6 +31,47 @@ coefficients = st.builds(
     quadratic_s=st.sampled_from([0.0, 1e-9]),
     decode_s=st.sampled_from([None, 0.002]),
 )
+
+
+TOY_TABLES = KernelTables(
+    dense=((1, 0.01), (100, 0.02), (2000, 0.2)),
+    per_sequence=((1, 0.001), (64, 0.002)),
+    attention=(
+        *((0, 0, b, kv, 1e-3 + 1e-7 * b * kv**0.9) for b in (1, 8, 64) for kv in (16, 128, 4096)),
+        *(
+            (n, c, b, kv, 2e-3 + 1e-8 * n * (c + n) + 2e-7 * b * kv)
+            for n in (16, 512)
+            for c in (0, 4096)
+            for b in (0, 8)
+            for kv in (0, 999)
+        ),
+    ),
+)
+
+
+@settings(max_examples=100, deadline=None)
+@given(
+    chunk=st.integers(0, 2_048),
+    decodes=st.integers(0, 128),
+    kv_per_decode=st.integers(1, 9_000),
+    steps=st.integers(1, 60),
+    cut=st.integers(1, 60),
+)
+def test_a_table_cut_and_continued_loses_nothing(chunk, decodes, kv_per_decode, steps, cut):
+    assume(chunk or decodes)
+    cost = TableCost(TOY_TABLES, Coefficients(host_s=2e-4, host_per_seq_s=1e-6), 1.07)
+
+    def plan(step):
+        found = plan_of(chunk, 0, decodes, decodes * (kv_per_decode + step))
+        for live in found.chunks:
+            live.scheduled, live.computed = chunk, chunk * step
+        return found
+
+    whole = plan(0)
+    cost.span(whole, min(cut, steps))  # asked in two parts
+    assert cost.span(whole, steps) == sum(cost.span(plan(step), 1) for step in range(steps))
+    elapsed = cost.span(whole, steps) - 1
+    assert cost.steps_until(whole, elapsed, steps) == steps
 
 
 def plan_of(chunk: int, present: int, decodes: int, kv_tokens: int) -> Plan:

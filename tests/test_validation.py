@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,8 @@ from simcache.cli.validate import command
 from simcache.engine.run import simulate
 from simcache.errors import InputError
 from simcache.latency import Coefficients, ServerProfile
-from simcache.latency.kernel_fit import fit_kernels, read_kernels
+from simcache.latency.kernel_files import read_kernels
+from simcache.latency.kernel_fit import fit_kernels
 from simcache.scenario import Scenario, Server
 from simcache.validation import RecordedRun, read_vllm_requests, validate
 from simcache.workload.synthetic import PoissonRequests, RequestList
@@ -31,7 +33,7 @@ def recorded(shared_data):
     folder = shared_data / "gpu_runs"
     runs = {}
     for name in RUNS:
-        tables = read_kernels(folder / f"{name}_kernels", LAYERS)
+        tables, _ = read_kernels(folder / f"{name}_kernels", LAYERS)
         profiles = {form: fit_kernels(tables, form, name)[0] for form in ("table", "context")}
         runs[name] = (read_vllm_requests(folder / f"{name}_requests.jsonl.gz"), profiles)
     return runs
@@ -112,6 +114,44 @@ def test_a_profile_of_another_machine_is_refused_rather_than_stretched():
         validate(stopped, server_, "auto")
 
 
+@pytest.mark.parametrize(
+    ("rises", "root"),
+    [
+        (lambda x: x - 1.0576, 1.0576),
+        (lambda x: np.expm1(8 * (x - 0.7)), 0.7),
+        (lambda x: (x > 2.345) - 0.5, 2.345),
+        (lambda x: 1e6 * max(x - 1.3, 0) + 1e-3 * (x - 1.3), 1.3),  # hardly a slope on one side
+        (lambda x: x - 1, 1.0),
+    ],
+)
+def test_a_factor_is_found_in_few_runs(rises, root):
+    from simcache.validation import _root
+
+    asked = []
+    found = _root(lambda x: asked.append(x) or rises(x))
+    assert found == pytest.approx(root, rel=1e-4)
+    assert len(asked) <= 35
+    with pytest.raises(InputError, match="calibrate it anew"):
+        _root(lambda x: 1.0)
+
+
+def test_without_a_block_count_memory_is_the_profiles_or_asked_for(tmp_path):
+    from simcache.latency import save_profile
+
+    log, out = tmp_path / "log.jsonl", tmp_path / "p.toml"
+    log.write_text("\n".join(json.dumps({**GOOD, "arrival_s": 0.1 * i, "first_token_s": 0.1 * i + 0.5, "last_token_s": 0.1 * i + 1})
+                             for i in range(12)))  # fmt: skip
+    profile = ServerProfile(name="p", coefficients=Coefficients(base_s=0.01))
+    words = ["--profile", str(out), "--log", str(log), "--speed-factor", "none", "--profile-draws", "0"]
+    save_profile(profile, out)
+    with pytest.raises(InputError, match="--kv-blocks"):
+        CliRunner().invoke(command, words, catch_exceptions=False)
+    save_profile(replace(profile, kv_tokens=4_096, kv_tokens_source="formula"), out)
+    shown = CliRunner().invoke(command, words, catch_exceptions=False).stdout
+    assert "note: KV memory is the profile's 4,096 tokens (formula)" in shown
+    assert "KV memory" not in CliRunner().invoke(command, [*words, "--kv-blocks", "64"], catch_exceptions=False).stdout
+
+
 GOOD = {"arrival_s": 0.0, "first_token_s": 0.5, "last_token_s": 1.0, "input_tokens": 40, "output_tokens": 5, "hash_ids": [1, 2]}
 
 
@@ -158,7 +198,7 @@ def test_the_verb_prints_the_documented_keys_and_draws(shared_data, tmp_path):
     from simcache.latency import save_profile
 
     name = "rtx4090_llama-3.1-8b"
-    save_profile(fit_kernels(read_kernels(folder / f"{name}_kernels", LAYERS), "table", name)[0], tmp_path / "profile.toml")
+    save_profile(fit_kernels(read_kernels(folder / f"{name}_kernels", LAYERS)[0], "table", name)[0], tmp_path / "profile.toml")
     arguments = ["--profile", str(tmp_path / "profile.toml"), "--log", str(folder / f"{name}_requests.jsonl.gz")]
     arguments += ["--log-format", "vllm-requests", "--engine", "vllm", "--kv-blocks", "2588", "--max-num-seqs", "256"]
     arguments += ["--max-num-batched-tokens", "2048", "--async-scheduling", "--profile-draws", "2"]

@@ -31,9 +31,15 @@ TABLE_FORMS: Final = ("table", "context")
 @click.option("--holdout-kind", type=click.Choice(("random", "extrapolate-new", "extrapolate-total")), default="random",
               show_default=True, help="Which rows: five seeded shuffles, or the largest by new or by total tokens.")  # fmt: skip
 @click.option("--include-interpolated", is_flag=True, help="Take rows whose source does not begin with 'measured', too.")
-@click.option("--host-s", type=click.FloatRange(min=0), help="Host work per engine step, seconds.  [default: measured, else 0]")
+@click.option(
+    "--host-s",
+    type=click.FloatRange(min=0),
+    help="Host work per engine step, seconds.  [default: measured, else 0; 0.0002 with --kernels]",
+)
 @click.option("--kernels", type=click.Path(path_type=Path), metavar="DIR", help="Fit a folder of kernel tables instead of points.")
 @click.option("--layers", type=click.IntRange(min=1), help="Layers of the model that the kernel tables hold one of.")
+@click.option("--model", help="Model of the kernel tables: a shipped shape, TOML or config.json; with --gpu, KV memory by formula.")
+@click.option("--gpu", help="GPU of the kernel tables.")
 @click.option("--usage", type=click.Path(path_type=Path), metavar="LOG", help="Fit a usage log's times: a hosted API's profile.")
 @click.option("--name", help="Name of the profile.  [default: the file name of --out]")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
@@ -49,6 +55,8 @@ def command(
     host_s: float | None,
     kernels: Path | None,
     layers: int | None,
+    model: str | None,
+    gpu: str | None,
     usage: Path | None,
     name: str | None,
     as_json: bool,
@@ -71,13 +79,17 @@ def command(
         return
     if kernels is not None:
         if points or where or min_new is not None or include_interpolated:
-            raise click.UsageError("--kernels goes with --layers, --form, --out, --name and --host-s only.")
-        if layers is None:
-            raise click.UsageError("--kernels needs --layers: the tables hold one layer.")
+            raise click.UsageError("--kernels goes with --layers, --model, --gpu, --form, --out, --name and --host-s only.")
+        if layers is None and model is None:
+            raise click.UsageError("--kernels needs --layers (or --model, which knows them): the tables hold one layer.")
+        if gpu is not None and model is None:
+            raise click.UsageError("--gpu needs --model: KV memory is what the weights leave.")
         if form not in (None, *TABLE_FORMS):
             raise click.UsageError(f"--form must be {' or '.join(TABLE_FORMS)} with --kernels.")
-        _fit_kernels(kernels, layers, form or "table", named, host_s, out, as_json)
+        _fit_kernels(kernels, layers, model, gpu, form or "table", named, host_s, out, as_json)
         return
+    if layers is not None or model is not None or gpu is not None:
+        raise click.UsageError("--layers, --model and --gpu go with --kernels.")
     if not points:
         raise click.UsageError("Give a CSV file with points, or --kernels DIR.")
     if form == "table":
@@ -89,15 +101,15 @@ def command(
     if not found.prefill:
         _fit_decode(found, named, (holdout_kind, holdout), host_s, out, as_json)
         return
-    model = _fit(found, form or "auto", host_s)
-    profile = _profile(model, found, named)
-    report = _report(model, profile, found, holdout, holdout_kind)
+    fitted = _fit(found, form or "auto", host_s)
+    profile = _profile(fitted, found, named)
+    report = _report(fitted, profile, found, holdout, holdout_kind)
     if out is not None:
         from ..latency.profiles import save_profile
 
         save_profile(profile, out)
         report["out"] = str(out)
-    _say(report, model, as_json)
+    _say(report, fitted, as_json)
 
 
 def _conditions(where: Sequence[str]) -> dict[str, str]:
@@ -289,13 +301,34 @@ def linear_sentence(window: dict[str, Any] | None) -> str:
     )
 
 
-def _fit_kernels(folder: Path, layers: int, form: str, name: str, host_s: float | None, out: Path | None, as_json: bool) -> None:
-    from ..latency.kernel_fit import fit_kernels, read_kernels
+def _fit_kernels(
+    folder: Path,
+    layers: int | None,
+    model: str | None,
+    gpu: str | None,
+    form: str,
+    name: str,
+    host_s: float | None,
+    out: Path | None,
+    as_json: bool,
+) -> None:
+    from ..errors import require
+    from ..latency.catalogue import on_gpu
+    from ..latency.kernel_files import read_kernels
+    from ..latency.kernel_fit import fit_kernels
     from ..latency.profiles import save_profile
+    from ..latency.shapes import load_shape
     from ..result import json_text
 
-    tables = read_kernels(folder, layers)
-    profile, report = fit_kernels(tables, form, name)
+    shape = None if model is None else load_shape(model)
+    if shape is not None:
+        require(layers in (None, shape.layers), "layers", layers, f"must be the {shape.layers} of {shape.name}")
+        layers = shape.layers
+    assert layers is not None
+    tables, notes = read_kernels(folder, layers)
+    profile, report = fit_kernels(tables, form, name, notes)
+    if shape is not None:
+        profile = replace(profile, model=shape.name) if gpu is None else on_gpu(profile, shape, gpu)
     if host_s is not None:
         profile = replace(profile, coefficients=replace(profile.coefficients, host_s=host_s))
     assert profile.fit is not None
@@ -307,9 +340,12 @@ def _fit_kernels(folder: Path, layers: int, form: str, name: str, host_s: float 
         "stderr": profile.covariance.standard_errors if profile.covariance is not None else {},
         **report,
         "range": _range(profile),
-        "warnings": [],
+        "warnings": list(notes),
+        "kv_tokens": profile.kv_tokens,
         "provenance": profile.provenance,
     }
+    for note in notes:
+        click.echo(f"warning: {note}", err=True)
     if out is not None:
         save_profile(profile, out)
         document["out"] = str(out)
@@ -322,5 +358,7 @@ def _fit_kernels(folder: Path, layers: int, form: str, name: str, host_s: float 
             click.echo(f"{key:<22}{value:>12.4g}")
     for kind in ("prefill", "decode", "mixed"):
         click.echo(f"{kind} steps: the coefficients miss the composed tables by {document[f'{kind}_mape']:.1%} on average")
+    if profile.kv_tokens is not None:
+        click.echo(f"KV memory: {profile.kv_tokens:,} tokens, by {profile.kv_tokens_source}")
     if out is not None:
         click.echo(f"profile: {out}")

@@ -122,6 +122,11 @@ def command(
         kv_tokens = kv_blocks * block_tokens
     if kv_tokens is None and engine == "llamacpp" and loaded.kv_tokens is None:
         kv_tokens = (slots or 1) * longest_tokens(run)
+    if kv_tokens is None:
+        if loaded.kv_tokens is None:
+            way_out = "Give --kv-blocks, or fit the profile with --model and --gpu for what the formula says."
+            raise InputError("kv-blocks", None, f"is needed: profile {loaded.name!r} says nothing of KV memory", way_out)
+        notes.append(f"KV memory is the profile's {loaded.kv_tokens:,} tokens ({loaded.kv_tokens_source or 'source not told'})")
     options: dict[str, Any] = {"slots": slots, "slot_similarity": slot_similarity}
     server = Server(
         profile=loaded,

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from bisect import bisect_left
+from itertools import accumulate
 from typing import Protocol
 
+import numpy as np
+
 from ..latency import Coefficients, ServerProfile
-from ..latency.kernel_tables import KernelTables
+from ..latency.kernel_tables import Floats, KernelTables
 from ..scheduler import Plan
 from .clock import TICKS_PER_S
 
@@ -128,14 +131,22 @@ class TableCost:
         """Ticks of the first ``steps`` steps of ``plan``."""
         if plan is not self._plan:
             self._plan, self._sums = plan, [0]
-        sums, decodes = self._sums, plan.decodes
-        host_s = self._host + self._host_per_seq * (decodes + len(plan.chunks))
-        while len(sums) <= steps:
-            i = len(sums) - 1
-            chunks = [(live.scheduled, live.computed + i * live.scheduled) for live in plan.chunks]
-            seconds = host_s + self._table.step_s(chunks, decodes, plan.kv_tokens + i * decodes)
-            sums.append(sums[-1] + round(seconds * self._ticks_per_s))
+        sums, decodes, done = self._sums, plan.decodes, len(self._sums) - 1
+        if done < steps:
+            host_s = self._host + self._host_per_seq * (decodes + len(plan.chunks))
+            kv_tokens, more = plan.kv_tokens + done * decodes, steps - done
+            each: Floats | list[float]
+            if plan.chunks:
+                each = [self._table.step_s(self._chunks(plan, done + i), decodes, kv_tokens + i * decodes) for i in range(more)]
+            else:
+                each = self._table.decode_steps_s(decodes, kv_tokens, more)
+            ticks = np.rint((host_s + np.asarray(each)) * self._ticks_per_s).tolist()
+            sums += list(accumulate(map(int, ticks), initial=sums[-1]))[1:]
         return sums[steps]
+
+    @staticmethod
+    def _chunks(plan: Plan, step: int) -> list[tuple[int, int]]:
+        return [(live.scheduled, live.computed + step * live.scheduled) for live in plan.chunks]
 
     def steps_until(self, plan: Plan, elapsed: int, most: int) -> int:
         """The first step boundary at or after ``elapsed`` ticks from the plan's start, from 1 to ``most``."""

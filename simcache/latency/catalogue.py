@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
-from typing import Final
+from typing import Any, Final
 
-from ..errors import UnknownNameError
+from ..errors import UnknownNameError, require
 from .derived import Known, LeftOut, derive, leave_out, parse_name
 from .profile_kinds import HostedProfile, ServerProfile
 from .profiles import load_profile, profile_names
-from .shapes import gpu_peaks, load_shape, model_names
+from .shapes import SMALL_RESERVE_BYTES, UTILISATION, ModelShape, gpu_peaks, load_shape, model_names, usable_kv_tokens
 
 DECODE_DERIVED: Final = ("llama-3.1-8b/h100/tp1",)
 """Shipped profiles whose decode is itself scaled from another GPU: no witness of a decode."""
@@ -47,6 +48,25 @@ def derive_named(model: str, gpu: str, gpus: int) -> ServerProfile:
     if gpu not in peaks:
         raise UnknownNameError("gpu", gpu, peaks)
     return derive(load_shape(model), peaks[gpu], gpus, known_profiles())
+
+
+def on_gpu(profile: ServerProfile, shape: ModelShape, gpu: str) -> ServerProfile:
+    """``profile`` with the KV memory that ``shape`` leaves on one ``gpu``, by formula, at 2,048 tokens a step.
+
+    Raises UnknownNameError for a GPU, InputError where the weights leave nothing.
+
+    >>> from .coefficients import Coefficients
+    >>> on_gpu(ServerProfile(name="toy", coefficients=Coefficients()), load_shape("llama-3.1-8b"), "rtx-4090").kv_tokens
+    41376
+    """
+    peaks = gpu_peaks()
+    if gpu not in peaks:
+        raise UnknownNameError("gpu", gpu, peaks)
+    kv_tokens = usable_kv_tokens(shape, peaks[gpu].memory_bytes, reserve_bytes=SMALL_RESERVE_BYTES)
+    require(kv_tokens > 0, "gpu", gpu, f"leaves no memory for a KV cache beside {shape.weight_bytes / 1e9:.1f} GB of weights")
+    source = f"formula: {UTILISATION:g} * memory - {SMALL_RESERVE_BYTES / 1e9:g} GB - weights, per token, whole 16-token blocks"
+    named: dict[str, Any] = {"model": shape.name, "gpu": gpu, "kv_bytes_per_token": shape.kv_bytes_per_token}
+    return replace(profile, kv_tokens=kv_tokens, kv_tokens_source=source, **named)
 
 
 def find_profile(name: str | Path) -> ServerProfile | HostedProfile:

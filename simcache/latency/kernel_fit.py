@@ -1,35 +1,19 @@
-"""From a folder of measured kernel tables to a profile: reading, composing layers into steps, fitting the closed form to them."""
+"""From measured kernel tables to a profile: the closed form fitted to steps composed of them, and the tables themselves."""
 
 from __future__ import annotations
 
-import csv
-import gzip
-import math
-from collections.abc import Callable, Iterator
+from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 from typing import Any, Final
 
 import numpy as np
 
-from ..errors import InputError, require
+from ..errors import require
 from .coefficients import FitRecord, Floats, MeasuredRange
 from .kernel_tables import KernelTables
 from .model import LatencyModel
 from .profile_kinds import ServerProfile
 
-PER_LAYER: Final = {
-    "layernorm": 2,
-    "qkv_proj": 1,
-    "rotary_emb": 1,
-    "o_proj": 1,
-    "gate_up_proj": 1,
-    "act_fn": 1,
-    "down_proj": 1,
-}
-"""How often a layer runs each kernel; attention comes from its own table."""
-ONCE: Final = ("embedding", "final_layernorm")
-PER_SEQUENCE: Final = ("lm_head", "sampler")
 HOST_S: Final = 2e-4
 """Host work between two steps that asynchronous scheduling cannot hide (launch, swap of buffers): assumed, not measured.
 
@@ -40,34 +24,12 @@ REAL_STEPS: Final = (0.95, 1.1)
 MOST_KV_TOKENS: Final = 2**19  # decode rows that read more fit in no GPU that the tables were measured on: 64 GB at 128 KiB a token
 
 
-def read_kernels(folder: str | Path, layers: int) -> KernelTables:
-    """The tables of ``folder``: dense.csv (layer, tokens, time_us), attention.csv (prefill_chunk, kv_prefill, n_decode, kv_decode,
-    time_us) and per_sequence.csv (layer, sequences, time_us), plain or .gz, times of one layer; summed over ``layers``.
-
-    Raises InputError, with file and line, for a missing file, column or kernel, and for numbers out of range.
-    """
-    place = Path(folder)
-    require(place.is_dir(), "kernels", str(folder), "must be a folder with dense.csv, attention.csv and per_sequence.csv")
-    dense = _by_kernel(place, "dense", "tokens")
-    heads = _by_kernel(place, "per_sequence", "sequences")
-    weights = {name: layers * times for name, times in PER_LAYER.items()} | dict.fromkeys(ONCE, 1)
-    attention = []
-    for number in _rows(place, "attention", ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode", "time_us")):
-        keys = tuple(int(number(name)) for name in ("prefill_chunk", "kv_prefill", "n_decode", "kv_decode"))
-        attention.append((*keys, number("time_us", above=0) * 1e-6 * layers))
-    return KernelTables(
-        dense=_summed(dense, weights, place / "dense.csv"),
-        per_sequence=_summed(heads, dict.fromkeys(PER_SEQUENCE, 1), place / "per_sequence.csv"),
-        attention=tuple(attention),
-    )
-
-
-def fit_kernels(tables: KernelTables, form: str, name: str) -> tuple[ServerProfile, dict[str, Any]]:
+def fit_kernels(tables: KernelTables, form: str, name: str, notes: Sequence[str] = ()) -> tuple[ServerProfile, dict[str, Any]]:
     """A profile from kernel tables, and how well the closed form meets them: fractions ``prefill_mape``, ``decode_mape``, ...
 
     ``form`` "context": the coefficients alone, with a regime of small chunks, which wait for the weights and for a long context
     one after the other. "table": the tables too; the coefficients stand beside them, for whoever cannot
-    use a table. Both hold decode steps and the mixed value of per_kv_token.
+    use a table. ``notes``: what reading the tables had to assume. Both hold decode steps and the mixed value of per_kv_token.
     """
     chunks = sorted({int(row[0]) for row in tables.attention if row[0] > 0})
     contexts = sorted({int(row[1]) for row in tables.attention if row[0] > 0 and row[2] == 0})
@@ -124,6 +86,7 @@ def fit_kernels(tables: KernelTables, form: str, name: str) -> tuple[ServerProfi
                 "an engine hides none of it, more comes on top.",
                 f"The closed form misses the composed tables by {report['prefill_mape']:.1%} (prefill), "
                 f"{report['decode_mape']:.1%} (decode) and {report['mixed_mape']:.1%} (mixed steps) on average.",
+                *notes,
             ),
         ),
         report,
@@ -142,59 +105,3 @@ def _range(chunks: list[int], contexts: list[int], decode: list[tuple[int, int, 
 
 def _columns(rows: list[tuple[Any, ...]]) -> list[Floats]:
     return [np.array(column, dtype=np.float64) for column in zip(*rows, strict=True)]
-
-
-def _by_kernel(place: Path, file: str, size: str) -> dict[str, dict[int, float]]:
-    kernels: dict[str, dict[int, float]] = {}
-    for number in _rows(place, file, ("layer", size, "time_us")):
-        kernels.setdefault(str(number("layer", text=True)), {})[int(number(size, above=0))] = number("time_us", above=0) * 1e-6
-    return kernels
-
-
-def _summed(kernels: dict[str, dict[int, float]], times: dict[str, int], path: Path) -> tuple[tuple[float, float], ...]:
-    """(size, seconds) of all kernels together; sizes that not every kernel has are interpolated."""
-    for name in times:
-        if name not in kernels:
-            raise InputError("layer", name, "is missing", f"The table needs {', '.join(times)}.", path=path)
-    sizes = sorted({size for name in times for size in kernels[name]})
-    total = np.zeros(len(sizes))
-    for name, often in times.items():
-        known = sorted(kernels[name])
-        total += often * np.interp(sizes, known, [kernels[name][size] for size in known])
-    return tuple(zip(map(float, sizes), total.tolist(), strict=True))
-
-
-def _rows(place: Path, file: str, columns: tuple[str, ...]) -> Iterator[Callable[..., Any]]:
-    """For each row, a function that gives a column's number, checked."""
-    path = next((path for path in (place / f"{file}.csv", place / f"{file}.csv.gz") if path.is_file()), None)
-    if path is None:
-        raise InputError("kernels", str(place), f"has no {file}.csv")
-    try:
-        with gzip.open(path, "rt", newline="") if path.suffix == ".gz" else path.open(newline="") as lines:
-            reader = csv.DictReader(lines)
-            missing = [name for name in columns if name not in (reader.fieldnames or [])]
-            if missing:
-                raise InputError("columns", ", ".join(missing), "are missing", f"It needs {', '.join(columns)}.", path=path)
-            for row in reader:
-
-                def number(
-                    name: str,
-                    above: float | None = None,
-                    text: bool = False,
-                    row: dict[str, Any] = row,
-                    line: int = reader.line_num,
-                ) -> Any:
-                    if text:
-                        return row[name]
-                    try:
-                        value = float(row[name])
-                    except (TypeError, ValueError):
-                        raise InputError(name, row[name], "must be a number", path=path, line=line) from None
-                    if not math.isfinite(value) or value < 0 or (above is not None and value <= above):
-                        rule = "must be finite and at least 0" if above is None else f"must be finite and above {above:g}"
-                        raise InputError(name, value, rule, path=path, line=line)
-                    return value
-
-                yield number
-    except (OSError, UnicodeDecodeError, csv.Error, EOFError) as error:
-        raise InputError("kernels", str(path), f"cannot be read: {error}") from error

