@@ -7,6 +7,7 @@ exact, in any order, at any distance from zero.
 from __future__ import annotations
 
 from collections.abc import Callable
+from heapq import heappop, heappush
 from typing import TYPE_CHECKING, Final
 
 import simpy
@@ -30,6 +31,7 @@ class Clock(simpy.Environment):
 
     def __init__(self) -> None:
         super().__init__(initial_time=0)
+        self._moved: set[int] = set()  # numbers of the queue's entries that do not fire: their alarm has been set anew
 
     if TYPE_CHECKING:
 
@@ -44,6 +46,48 @@ class Clock(simpy.Environment):
         event.callbacks.append(callback)
         self.schedule(event, priority, delay)  # type: ignore[arg-type]  # BOUNDARY is an int below SimPy's two named priorities
         return event
+
+    def step(self) -> None:
+        """Process the next event; raises simpy's EmptySchedule when there is none."""
+        moved, queue = self._moved, self._queue
+        while moved and queue and queue[0][2] in moved:
+            moved.remove(heappop(queue)[2])
+        super().step()
+
+
+class Alarm(Event):
+    """The next instant of one callback: it can be set again and again, also while it is set; then only the last one fires.
+
+    >>> clock = Clock(); alarm = Alarm(clock, lambda event: print("at", clock.now))
+    >>> alarm.set(9); alarm.set(5); clock.run()
+    at 5
+    """
+
+    env: Clock
+
+    def __init__(self, clock: Clock, callback: Callable[[Event], None], priority: int = NORMAL) -> None:
+        super().__init__(clock)
+        self._ok = True
+        self._value = None
+        self.callbacks = None  # type: ignore[assignment]  # as SimPy leaves those of an event that has fired
+        self._when_set = [callback]
+        self._priority = priority
+        self._number = 0
+
+    def set(self, delay: int) -> None:
+        """Fire after ``delay`` ticks, and not when it was to fire before."""
+        clock = self.env
+        if self.callbacks is not None:
+            clock._moved.add(self._number)
+        self.callbacks = self._when_set
+        self._number = number = next(clock._eid)  # as Environment.schedule does, but the entry can be told by its number
+        heappush(clock._queue, (clock._now + delay, self._priority, number, self))  # type: ignore[misc]
+
+    def stop(self) -> None:
+        """Do not fire."""
+        if self.callbacks is not None:
+            self.env._moved.add(self._number)
+            self.callbacks = None  # type: ignore[assignment]
 
 
 def instant(seconds: float) -> int:

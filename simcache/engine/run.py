@@ -27,7 +27,7 @@ from ..steady import overload
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
 from .backend import Backend
-from .clock import Clock, instant
+from .clock import Alarm, Clock, instant
 from .journal import Journal
 from .overheard import Overheard
 from .waiting import Tally
@@ -146,6 +146,7 @@ class _Feeder:
         self._until = until
         self._chunk: list[Request] = []
         self._next = 0
+        self._alarm = Alarm(env, self._send)
         self._schedule()
 
     def _peek(self) -> Request | None:
@@ -167,7 +168,7 @@ class _Feeder:
             return
         if at < self._env.now:
             raise InputError("arrived_at_s", request.arrived_at_s, "must not be earlier than the request before it (or 0)")
-        self._env.call(self._send, at - self._env.now)
+        self._alarm.set(at - self._env.now)
 
     def _send(self, event: Event) -> None:
         now, serve = self._env.now, self._serve

@@ -13,7 +13,7 @@ from ..prompt import Request
 from ..records import RecordsBuilder
 from ..scheduler import GONE, WAITING, LiveRequest, Scheduler
 from .backend import Ticket, Watch
-from .clock import BOUNDARY, TICKS_PER_NS, Clock, nanoseconds
+from .clock import BOUNDARY, TICKS_PER_NS, Alarm, Clock, nanoseconds
 from .journal import Journal, Moment, Stretch
 from .step_cost import step_cost
 
@@ -73,7 +73,8 @@ class ReplicaServer:
         self._slowness = slowness
         self._cost = step_cost(profile, slowness)
         self._plan_cost = self._cost  # of the plan under way: a change of speed counts from the next step on
-        self._event: Event | None = None  # the step boundary under way; any other event that fires is stale
+        self._boundary = Alarm(env, self._on_boundary, BOUNDARY)
+        self._idle = True  # no step boundary is to come
         self._stepping = False  # a step is under way, or the boundary between two
         self._started = 0
         self._steps = 0
@@ -112,8 +113,9 @@ class ReplicaServer:
             return
         self._add(live)
         if live.state == WAITING:
-            if self._event is None:
-                self._event = self.env.call(self._on_boundary, 0, BOUNDARY)
+            if self._idle:
+                self._idle = False
+                self._boundary.set(0)
             elif self.scheduler.matters(live):
                 self._cut()
 
@@ -171,7 +173,9 @@ class ReplicaServer:
                 self._journal.moments.append(Moment(self.env.now, ticket.row, "lost with a crash", self.index))
             self.records.preemptions[ticket.row] += ticket.live.preemptions
             ticket.live.state = GONE
-        self._event = self._plan = None
+        self._boundary.stop()
+        self._idle = True
+        self._plan = None
         self._stepping = False
         self._cancelled.clear()
         self._incoming.clear()
@@ -193,11 +197,9 @@ class ReplicaServer:
         steps = self._plan_cost.steps_until(self._plan, elapsed, self._steps)
         if steps < self._steps:
             self._steps = steps
-            self._event = self.env.call(self._on_boundary, self._plan_cost.span(self._plan, steps) - elapsed, BOUNDARY)
+            self._boundary.set(self._plan_cost.span(self._plan, steps) - elapsed)
 
     def _on_boundary(self, event: Event) -> None:
-        if event is not self._event:
-            return
         scheduler, now = self.scheduler, self.env.now
         scheduler.set_time(now)
         if self._plan is not None:
@@ -234,7 +236,7 @@ class ReplicaServer:
                 self._add(live)
             incoming = []
         if not scheduler.running and not scheduler.waiting:
-            self._event = None
+            self._idle = True
             self._stepping = False
             return
         self._start()
@@ -251,7 +253,7 @@ class ReplicaServer:
         plan = scheduler.schedule()
         if not plan.decodes and not plan.chunks and not plan.preempted:
             if not scheduler.running and not scheduler.waiting:  # the last one lingered, and found no block to linger in
-                self._event = None
+                self._idle = True
                 self._stepping = False
                 return
             raise DeadlockError(
@@ -262,7 +264,7 @@ class ReplicaServer:
         self._plan_cost = self._cost
         self._started = now
         self._steps = plan.steps if self.jump else 1
-        self._event = self.env.call(self._on_boundary, self._cost.span(plan, self._steps), BOUNDARY)
+        self._boundary.set(self._cost.span(plan, self._steps))
         records = self.records
         for live in plan.admitted:
             row = live.row
@@ -305,6 +307,7 @@ class ReplicaServer:
         if ticket.outcome is not None:
             return
         ticket.outcome = records.outcome[row] = outcome
+        del ticket.live  # what has ended is freed at once: the two do not hold each other
         records.preemptions[row] += live.preemptions
         self.outstanding -= 1
         if outcome in ("cancelled", "rejected") and live.first_token_step is None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from itertools import accumulate
+from math import sqrt
 from typing import Protocol
 
 import numpy as np
@@ -49,7 +50,23 @@ class StepCost:
     30000000000000
     """
 
-    __slots__ = ("_chunks", "_coefficients", "_ticks_per_s", "host", "host_per_seq", "per_decode", "per_kv", "per_kv_mixed")
+    __slots__ = (
+        "_chunks",
+        "_coefficients",
+        "_first",
+        "_floored",
+        "_floored_first",
+        "_floored_growth",
+        "_growth",
+        "_offset",
+        "_plan",
+        "_ticks_per_s",
+        "host",
+        "host_per_seq",
+        "per_decode",
+        "per_kv",
+        "per_kv_mixed",
+    )
 
     def __init__(self, coefficients: Coefficients, slowness: float = 1.0) -> None:
         self._coefficients = coefficients
@@ -60,50 +77,70 @@ class StepCost:
         self.per_decode = self._ticks(coefficients.per_decode_s)
         self.per_kv = self._ticks(coefficients.per_kv_token_s)
         self.per_kv_mixed = self._ticks(coefficients.per_kv_token_mixed_s)
+        # Of the plan asked about last: step i (from 0) takes first + i*growth, of the leading ``floored`` steps the floored pair.
+        self._plan: Plan | None = None
+        self._first = self._growth = self._offset = 0
+        self._floored = self._floored_first = self._floored_growth = 0
 
     def _ticks(self, seconds: float) -> int:
         return round(seconds * self._ticks_per_s)
 
     def _of_chunks(self, new_tokens: int) -> tuple[int, int, int]:
         """Ticks of N new tokens before attention, per n*(2c + n), and of the floor: they depend on N alone."""
-        terms = self._chunks.get(new_tokens)
-        if terms is None:
-            form = self._coefficients
-            tokens_s, floor_s = form.tokens_s(new_tokens), form.floor_s + form.floor_per_token_s * new_tokens
-            if new_tokens < form.small_below_tokens:  # a short chunk's attention comes on top of the floor
-                tokens_s, floor_s = max(tokens_s, floor_s), 0.0
-            per_attention = self._ticks(form.attention_at_s(new_tokens) / 2)
-            terms = self._chunks[new_tokens] = (self._ticks(tokens_s), per_attention, self._ticks(floor_s))
+        form = self._coefficients
+        tokens_s, floor_s = form.tokens_s(new_tokens), form.floor_s + form.floor_per_token_s * new_tokens
+        if new_tokens < form.small_below_tokens:  # a short chunk's attention comes on top of the floor
+            tokens_s, floor_s = max(tokens_s, floor_s), 0.0
+        per_attention = self._ticks(form.attention_at_s(new_tokens) / 2)
+        terms = self._chunks[new_tokens] = (self._ticks(tokens_s), per_attention, self._ticks(floor_s))
         return terms
+
+    def _look_at(self, plan: Plan) -> None:
+        """The terms of a plan, which stay as long as it does."""
+        self._plan = plan
+        decodes, new_tokens = plan.decodes, plan.new_tokens
+        per_kv = self.per_kv_mixed if new_tokens else self.per_kv
+        fixed = self.host + self.host_per_seq * (decodes + len(plan.chunks)) + self.per_decode * decodes + per_kv * plan.kv_tokens
+        growth = per_kv * decodes
+        tokens, per_attention, floor = self._chunks.get(new_tokens) or self._of_chunks(new_tokens)
+        prefill = tokens + per_attention * plan.attention
+        prefill_growth = per_attention * plan.attention_growth
+        self._floored = self._offset = 0
+        if prefill < floor:
+            if not prefill_growth:
+                self._first, self._growth = fixed + floor, growth
+                return
+            self._floored = floored = (floor - prefill) // prefill_growth + 1  # steps that the floor decides
+            self._floored_first, self._floored_growth = fixed + floor, growth
+            self._offset = floored * (floor - prefill) - prefill_growth * (floored * (floored - 1) // 2)
+        self._first, self._growth = fixed + prefill, growth + prefill_growth
 
     def span(self, plan: Plan, steps: int) -> int:
         """Ticks of the first ``steps`` steps of ``plan``."""
-        decodes = plan.decodes
-        triangle = steps * (steps - 1)  # twice the sum of the step indices
-        per_kv = self.per_kv_mixed if plan.new_tokens else self.per_kv
-        fixed = self.host + self.host_per_seq * (decodes + len(plan.chunks)) + self.per_decode * decodes + per_kv * plan.kv_tokens
-        total = steps * fixed + per_kv * decodes * triangle // 2
-        tokens, per_attention, floor = self._of_chunks(plan.new_tokens)
-        prefill = tokens + per_attention * plan.attention
-        growth = per_attention * plan.attention_growth
-        if prefill >= floor:
-            return total + steps * prefill + growth * triangle // 2
-        if not growth:
-            return total + steps * floor
-        under = min(steps, (floor - prefill) // growth + 1)  # steps that the floor decides
-        return total + under * floor + (steps - under) * prefill + growth * (triangle - under * (under - 1)) // 2
+        if plan is not self._plan:
+            self._look_at(plan)
+        indices = steps * (steps - 1) // 2  # the sum of the step indices
+        if steps <= self._floored:
+            return steps * self._floored_first + self._floored_growth * indices
+        return self._offset + steps * self._first + self._growth * indices
 
     def steps_until(self, plan: Plan, elapsed: int, most: int) -> int:
         """The first step boundary at or after ``elapsed`` ticks from the plan's start, from 1 to ``most``."""
-        first = self.span(plan, 1)
-        low, high = 1, min(most, -(-elapsed // first) if first else 1)  # steps only get longer: k steps take at least k*first
-        while low < high:
-            middle = (low + high) // 2
-            if self.span(plan, middle) >= elapsed:
-                high = middle
-            else:
-                low = middle + 1
-        return max(low, 1)
+        if plan is not self._plan:
+            self._look_at(plan)
+        if self._floored and self.span(plan, self._floored) >= elapsed:
+            first, growth, after = self._floored_first, self._floored_growth, elapsed
+        else:
+            first, growth, after = self._first, self._growth, elapsed - self._offset
+        if after <= first:
+            return 1
+        half = first - growth / 2  # first*k + growth*k*(k-1)/2 = after, solved without a difference of large numbers
+        steps = min(most, int(2 * after / (half + sqrt(half * half + 2 * growth * after))))
+        while steps < most and self.span(plan, steps) < elapsed:  # the float may be off by one
+            steps += 1
+        while steps > 1 and self.span(plan, steps - 1) >= elapsed:
+            steps -= 1
+        return max(steps, 1)
 
 
 class TableCost:
