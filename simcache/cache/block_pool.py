@@ -44,7 +44,10 @@ class Node:
 
 
 class Extent:
-    """One physical copy of a node's blocks; in the free queue iff ``refs`` is 0. ``left``: the piece split off its head."""
+    """One physical copy of a node's blocks; in the free queue iff ``refs`` is 0. ``left``: the piece split off its head.
+
+    ``prev`` and ``next`` exist in the queue only: an evicted extent holds no other and is freed at once.
+    """
 
     __slots__ = ("expires_at", "left", "next", "node", "origin", "prev", "refs", "size", "start", "used")
 
@@ -56,8 +59,8 @@ class Extent:
         self.origin = origin
         self.used = used
         self.left: Extent | None = None
-        self.prev: Extent = self
-        self.next: Extent = self
+        self.prev: Extent
+        self.next: Extent
         self.expires_at: int | None = None
 
 
@@ -125,6 +128,7 @@ class BlockPool:
         self.now = 0
         self._roots: dict[Hashable, Node] = {}
         self._queue = Extent(None, 0, 0, -1, -1, True)  # sentinel of the ring: next is the front
+        self._queue.prev = self._queue.next = self._queue
         self._by_expiry: list[tuple[int, int, Extent]] = []  # fixed lifetimes; the number settles ties, in any order
         self._serial = itertools.count()
         self._used_tokens = used_tokens
@@ -391,7 +395,7 @@ class BlockPool:
     def _unlink(self, extent: Extent) -> None:
         extent.prev.next = extent.next
         extent.next.prev = extent.prev
-        extent.prev = extent.next = extent
+        del extent.prev, extent.next
 
     def _forget(self, extent: Extent) -> None:
         """Take a copy out of the tree; an empty node goes with it, and an empty node above that only waited for it."""
