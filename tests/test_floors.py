@@ -39,7 +39,7 @@ FLOORS: Final = (
     ("3d policies that see people and caches; what breaks", ("warming/", "routing", "faults")),
     ("3c decisions of an engine", ("scheduler/",)),
     ("3b what is already computed", ("cache/",)),
-    ("3a who asks", ("workload/",)),
+    ("3a who asks; what real requests say", ("workload/", "messages/")),
     ("2b latency: fit and profiles", ("latency/", "usage_fit")),
     (
         "2a money, metrics, statistics, closed forms, numbers for people, markup",
