@@ -121,8 +121,10 @@ def test_any_unknown_name_lists_near_ones():
 
 
 def test_rules_of_another_provider_are_no_way_around_a_misspelt_one():
-    with pytest.raises(InputError, match="'anthropic'"):
+    with pytest.raises(UnknownNameError, match="Did you mean 'anthropic'"):
         rules_for("antropic", "claude-sonnet-4-5", "anthropic")
+    with pytest.raises(InputError, match="is not the provider of rules 'anthropic'"):
+        rules_for("openai", "claude-sonnet-4-5", "anthropic")
 
 
 def test_what_stores_data_is_ruled_out():

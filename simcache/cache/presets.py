@@ -64,10 +64,11 @@ def rules_of(provider: str, model: str | None = None, *, zero_data_retention: bo
     >>> [rules_of("openai", model).name for model in ("gpt-4o", "gpt-5.5", "gpt-5.6-sol")]
     ['openai-2024', 'openai-24h', 'openai-5.6']
     """
-    every = [load_rules(name) for name in rules_names()]
-    own = [rules for rules in every if provider in (rules.provider, *rules.aliases)]
+    # A file that does not hold the name cannot be the provider's: reading one of fifteen is what a closed form has time for.
+    own = [load_rules(name) for name in rules_names() if provider in (PROVIDERS_FOLDER / f"{name}.toml").read_text("utf-8")]
+    own = [rules for rules in own if provider in (rules.provider, *rules.aliases)]
     if not own:
-        raise UnknownNameError("provider", provider, {name for rules in every for name in (rules.provider, *rules.aliases)})
+        raise UnknownNameError("provider", provider, _provider_names())
     named = [rules for rules in own if model is not None and best_key(model, rules.models) is not None]
     fitting = [rules for rules in named or own if rules.default and (named or not rules.models)]
     if zero_data_retention:
@@ -80,6 +81,10 @@ def rules_of(provider: str, model: str | None = None, *, zero_data_retention: bo
             )
     assert len(fitting) == 1, f"{provider} {model}: {[rules.name for rules in fitting]}"
     return fitting[0]
+
+
+def _provider_names() -> set[str]:
+    return {name for each in map(load_rules, rules_names()) for name in (each.provider, *each.aliases)}
 
 
 def rules_for(provider: str, model: str, rules: str | None, *, zero_data_retention: bool = False) -> ProviderRules:
@@ -95,6 +100,8 @@ def rules_for(provider: str, model: str, rules: str | None, *, zero_data_retenti
     loaded = load_rules(rules)
     names = (loaded.provider, *loaded.aliases)
     if provider not in names:
+        if provider not in _provider_names():
+            raise UnknownNameError("provider", provider, {*names, *_provider_names()})
         rule = f"is not the provider of rules {loaded.name!r}, which is {' or '.join(map(repr, names))}"
         raise InputError("provider", provider, rule, "For one provider's rules at another's prices write a file of your own.")
     if zero_data_retention and loaded.stores_data:

@@ -256,7 +256,7 @@ class ProviderRules:
 
 
 # What a provider appends to a model's name without making it another model.
-_MODEL_SUFFIX: Final = r"(-0|-latest|[-@]\d{8}|-\d{4}-\d{2}-\d{2})?"
+_MODEL_SUFFIX: Final = re.compile(r"(-0|-latest|[-@]\d{8}|-\d{4}-\d{2}-\d{2})?")
 _CHOICES: Final = {
     name: get_args(kind)
     for name, kind in (
@@ -293,12 +293,14 @@ def best_key(model: str, keys: Iterable[str]) -> str | None:
     >>> best_key("gpt-4.1-mini", ["*", "gpt-4*", "gpt-4.1*", "gpt-4"])
     'gpt-4.1*'
     """
-    fitting = [
-        (0 if "*" in key else 1, len(key), key)
-        for key in keys
-        if (fnmatchcase(model, key) if "*" in key else re.fullmatch(re.escape(key) + _MODEL_SUFFIX, model))
-    ]
+    fitting = [(0 if "*" in key else 1, len(key), key) for key in keys if _names(key, model)]
     return max(fitting)[2] if fitting else None
+
+
+def _names(key: str, model: str) -> bool:
+    if "*" in key:
+        return fnmatchcase(model, key)
+    return model.startswith(key) and _MODEL_SUFFIX.fullmatch(model, len(key)) is not None
 
 
 def _clock(name: str, text: object) -> time:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import sys
 import textwrap
 from collections.abc import Mapping, Sequence
@@ -21,7 +20,11 @@ def width() -> int:
     """Columns to write in: COLUMNS where it is set, else 80, or what a narrower terminal has."""
     if os.environ.get("COLUMNS", "").isdigit():
         return max(40, int(os.environ["COLUMNS"]))
-    return min(WIDTH, shutil.get_terminal_size((WIDTH, 24)).columns) if sys.stdout.isatty() else WIDTH
+    if not sys.stdout.isatty():
+        return WIDTH
+    from shutil import get_terminal_size  # with zlib, bz2 and lzma behind it
+
+    return min(WIDTH, get_terminal_size((WIDTH, 24)).columns)
 
 
 def print_table(entries: Sequence[Entry]) -> None:

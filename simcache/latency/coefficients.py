@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, fields
-from typing import Any, Final, Literal
-
-import numpy as np
-from numpy.typing import NDArray
+from typing import TYPE_CHECKING, Any, Final, Literal, TypeAlias
 
 from ..errors import require, require_count, require_number
 
-Floats = NDArray[np.float64]
-Tokens = NDArray[Any]
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+Floats: TypeAlias = "NDArray[np.float64]"
+Tokens: TypeAlias = "NDArray[Any]"
 Form = Literal["linear", "context", "quadratic", "context-small", "piecewise", "table"]
 Provenance = Literal["measured", "kernel sum", "derived", "published figure"]
 
@@ -102,6 +103,8 @@ class Coefficients:
             return self.attention_s
         if isinstance(new_tokens, (int, float)):
             return self.small_attention_s if new_tokens < self.small_below_tokens else self.attention_s
+        import numpy as np
+
         return np.where(np.asarray(new_tokens) < self.small_below_tokens, self.small_attention_s, self.attention_s)
 
     def compute_s(self, new_tokens: Any, attention_tokens2: Any) -> Any:
@@ -118,6 +121,8 @@ class Coefficients:
         on_top = larger(floor_s, tokens_s) + attention_s
         if isinstance(new_tokens, (int, float)):
             return on_top if new_tokens < self.small_below_tokens else inside
+        import numpy as np
+
         return np.where(np.asarray(new_tokens) < self.small_below_tokens, on_top, inside)
 
     @property
@@ -152,19 +157,13 @@ class Covariance:
     matrix: tuple[tuple[float, ...], ...]
 
     def __post_init__(self) -> None:
-        m = np.array(self.matrix, dtype=np.float64)
-        n = len(self.names)
-        require(m.shape == (n, n), "covariance", self.matrix, f"must have {n} rows and columns, one per coefficient")
-        require(bool(np.isfinite(m).all()), "covariance", self.matrix, "must be finite")
-        d = np.sqrt(np.clip(np.diag(m), 0, None))
-        holds = bool((np.diag(m) >= 0).all() and np.allclose(m, m.T, rtol=1e-9, atol=0))
-        unit = np.divide(m, np.outer(d, d), out=np.eye(n), where=np.outer(d, d) > 0)
-        require(
-            holds and bool(np.linalg.eigvalsh(unit)[0] > -1e-6),
-            "covariance",
-            self.matrix,
-            "must be symmetric and have no negative variance",
-        )
+        n, m = len(self.names), self.matrix
+        rule = f"must have {n} rows and columns, one per coefficient"
+        require(len(m) == n and all(len(row) == n for row in m), "covariance", m, rule)
+        require(all(math.isfinite(value) for row in m for value in row), "covariance", m, "must be finite")
+        pairs = [(m[i][j], m[j][i]) for i in range(n) for j in range(i)]
+        holds = all(m[i][i] >= 0 for i in range(n)) and all(abs(a - b) <= 1e-9 * abs(b) for a, b in pairs)
+        require(holds and _is_positive(self.correlation), "covariance", m, "must be symmetric and have no negative variance")
 
     @property
     def standard_errors(self) -> dict[str, float]:
@@ -179,6 +178,23 @@ class Covariance:
             [1.0 if i == j else value / (d[i] * d[j]) if d[i] and d[j] else 0.0 for j, value in enumerate(row)]
             for i, row in enumerate(self.matrix)
         ]
+
+
+def _is_positive(correlation: list[list[float]]) -> bool:
+    """Whether no combination has a variance below -1e-6 (rounding): Cholesky's pivots of the matrix with that on its diagonal.
+
+    Not asked of numpy, which takes longer to import than a profile takes to read.
+    """
+    lower: list[list[float]] = []
+    for i, row in enumerate(correlation):
+        new: list[float] = []
+        for j in range(i):
+            new.append((row[j] - sum(a * b for a, b in zip(new, lower[j], strict=False))) / lower[j][j])
+        pivot = row[i] + 1e-6 - sum(a * a for a in new)
+        if pivot <= 0:
+            return False
+        lower.append([*new, math.sqrt(pivot)])
+    return True
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -249,5 +265,8 @@ def larger(a: Any, b: Any) -> Any:
     >>> larger(1.0, 2)
     2
     """
-    # max() is 20 times faster than np.maximum on the plain numbers that an engine asks with.
-    return max(a, b) if isinstance(a, (int, float)) and isinstance(b, (int, float)) else np.maximum(a, b)
+    if isinstance(a, (int, float)) and isinstance(b, (int, float)):
+        return max(a, b)  # 20 times faster than np.maximum on the plain numbers that an engine asks with
+    import numpy as np
+
+    return np.maximum(a, b)

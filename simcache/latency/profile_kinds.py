@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, overload
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, overload
 
 from ..errors import UnknownNameError, require, require_count, require_number
 from .coefficients import (
@@ -22,7 +20,9 @@ from .coefficients import (
     Tokens,
     larger,
 )
-from .kernel_tables import KernelTables
+
+if TYPE_CHECKING:
+    from .kernel_tables import KernelTables
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,5 +197,7 @@ class HostedProfile(_Profile):
 def _each(seconds: Callable[[Any, Any], float], a: Tokens | float, b: Tokens | float) -> Floats | float:
     if isinstance(a, (int, float)) and isinstance(b, (int, float)):
         return seconds(a, b)
+    import numpy as np
+
     found: Floats = np.vectorize(seconds, otypes=[np.float64])(a, b)
     return found

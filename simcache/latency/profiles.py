@@ -8,14 +8,14 @@ import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
 from pathlib import Path
-from typing import Any, Final
-
-import numpy as np
+from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InputError, UnknownNameError, require_number
 from .coefficients import Coefficients, Covariance, FitRecord, MeasuredRange
-from .kernel_tables import KernelTables, table_rows, table_text
 from .profile_kinds import HostedProfile, ServerProfile
+
+if TYPE_CHECKING:
+    from .kernel_tables import KernelTables
 
 SCHEMA_VERSION: Final = 1
 _FOLDER: Final = Path(__file__).parent.parent / "data" / "profiles"
@@ -192,6 +192,8 @@ def _server_coefficients(table: _Table) -> Coefficients:
 
 
 def _table(table: _Table) -> KernelTables:
+    from .kernel_tables import KernelTables, table_rows
+
     sizes = table.take("graph_sizes")
     if not isinstance(sizes, list):
         raise InputError("table.graph_sizes", sizes, "must be a list of token counts")
@@ -211,20 +213,23 @@ def _covariance(top: _Table, coefficients: list[str]) -> Covariance | None:
         )
     errors = _Table(stderr, "stderr.")
     names = tuple(name for name in errors.left if name in coefficients)  # the correlation follows the order of [stderr]
-    d = np.array([errors.number(name) for name in names])
+    d = [errors.number(name) for name in names]
     errors.known = list(coefficients)
     errors.end()
-    if (d < 0).any():
-        raise InputError("stderr", d.tolist(), "must be at least 0")
-    try:
-        unit = np.array(correlation, dtype=np.float64)
-    except (TypeError, ValueError, OverflowError):
-        raise InputError("correlation", correlation, "must be rows of numbers") from None
-    if unit.shape != (len(names), len(names)):
-        raise InputError("correlation", correlation, f"must have {len(names)} rows and columns, one per key of [stderr]")
-    if not (np.abs(unit) <= 1 + 1e-9).all() or not np.allclose(np.diag(unit), 1):
-        raise InputError("correlation", correlation, "must lie in -1..1 and be 1 on the diagonal")
-    return Covariance(names=names, matrix=tuple(map(tuple, (unit * np.outer(d, d)).tolist())))
+    if any(error < 0 for error in d):
+        raise InputError("stderr", d, "must be at least 0")
+    if not isinstance(correlation, list) or [row for row in correlation if not isinstance(row, list)]:
+        raise InputError("correlation", correlation, "must be rows of numbers")
+    if len(correlation) != len(d) or any(len(row) != len(d) for row in correlation):
+        raise InputError("correlation", correlation, f"must have {len(d)} rows and columns, one per key of [stderr]")
+    for i, row in enumerate(correlation):
+        for j, value in enumerate(row):
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise InputError("correlation", correlation, "must be rows of numbers")
+            if not abs(value) <= 1 + 1e-9 or (i == j and abs(value - 1) > 1e-5):
+                raise InputError(f"correlation[{i}][{j}]", value, "must lie in -1..1 and be 1 on the diagonal")
+    matrix = tuple(tuple(value * d[i] * d[j] for j, value in enumerate(row)) for i, row in enumerate(correlation))
+    return Covariance(names=names, matrix=matrix)
 
 
 def _range(table: _Table) -> MeasuredRange:
@@ -283,6 +288,8 @@ def _written(profile: ServerProfile | HostedProfile) -> Iterator[str]:
         yield "\n[range] # lowest and highest measured, in tokens and sequences"
         yield from _lines({field.name: getattr(profile.range, field.name) for field in fields(MeasuredRange)})
     if isinstance(profile, ServerProfile) and (table := profile.table) is not None:
+        from .kernel_tables import table_text
+
         yield "\n[table] # seconds of all layers; see KernelTables"
         yield from _lines({"graph_sizes": table.graph_sizes})
         for name in ("dense", "per_sequence", "attention"):
