@@ -102,8 +102,8 @@ def dependencies() -> set[str]:
     return {re.split(r"[<>=!~ ]", each, maxsplit=1)[0] for each in listed}
 
 
-EXTRAS = {"numba", "dask", "distributed", "pandas"}
-"""What is imported where somebody has installed the extra `speed` or `cluster`, or pandas for `to_pandas()`."""
+EXTRAS = {"numba", "dask", "distributed", "pandas", "tokenizers"}
+"""What is imported where somebody has installed the extra `speed`, `cluster` or `tokens`, or pandas for `to_pandas()`."""
 
 
 def test_every_dependency_is_used_and_justified() -> None:
