@@ -60,12 +60,13 @@ def nano_vllm(requests: list[Request], blocks: int, block_tokens: int) -> list[i
     hits = []
     for request in requests:
         content = Content(request.prompt, request.output)
-        prompt, total = content.prompt_tokens, content.prompt_tokens + max(0, request.output.tokens - 1)
+        prompt = content.prompt_tokens
+        total = min(prompt + max(0, request.output.tokens - 1), blocks * block_tokens)
         chain, link = [], (request.organisation, request.salt)
         for index in range(total // block_tokens):
             link = (link, content.block_key(index, block_tokens))
             chain.append(link)
-        if -(-total // block_tokens) > blocks:
+        if prompt > blocks * block_tokens:
             hits.append(-1)
             continue
         held = []

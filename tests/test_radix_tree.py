@@ -68,6 +68,12 @@ ENGINE_DIGESTS = [
     ("requests_drafts", 256, 16384, "lru", "copied", 541696, 0, 123014275),
     ("requests_drafts", 16, 8192, "fifo", "copied", 662192, 16320, 1357783066),
     ("requests_drafts", 16, 8192, "fifo", "now", 661744, 16768, 2520795877),
+    # Too little memory for some prompts (their hits are -1) and for some answers (decoding stops where nothing can be allocated).
+    ("requests", 1, 2048, "lru", "copied", 143860, 533484, 84519821),
+    ("requests", 16, 4096, "slru", "copied", 366497, 838240, 2479443361),
+    ("requests", 64, 4800, "lfu", "copied", 366398, 878720, 3087908979),
+    ("requests_drafts", 1, 1500, "lfu", "copied", 202887, 144758, 55603690),
+    ("requests_drafts", 32, 1280, "lru", "copied", 211929, 101696, 1242496442),
 ]
 
 
@@ -220,12 +226,19 @@ def test_paged_prefill_asks_for_one_page_more_than_it_needs() -> None:
 
 
 def test_what_can_never_fit_is_refused_and_disturbs_nothing() -> None:
-    turns = [ask(("d", 10)), ask(("d", 101)), ask(("d", 60), out=("a", 42)), ask(("d", 10))]
+    turns = [ask(("d", 10)), ask(("e", 101), out=("a", 9)), ask(("d", 10))]
     replay = replay_sequential(turns, capacity_tokens=100)
-    assert replay.hit_tokens == [0, -1, -1, 9]
-    assert replay.evicted_tokens == [0, 0, 0, 0]
-    assert replay_sequential(turns, capacity_tokens=0).hit_tokens == [-1] * 4
+    assert replay.hit_tokens == [0, -1, 9]
+    assert replay.evicted_tokens == [0, 0, 0]
+    assert replay_sequential(turns, capacity_tokens=0).hit_tokens == [-1] * 3
     assert replay_sequential([ask(("d", 0), out=("a", 0))], capacity_tokens=10).hit_tokens == [0]
+
+
+def test_an_answer_is_cut_where_the_memory_ends() -> None:
+    turns = [ask(("d", 60), out=("a", 1000)), ask(("d", 60), ("a", 41)), ask(("d", 60), ("a", 39), ("q", 1))]
+    replay = replay_sequential(turns, capacity_tokens=100)
+    assert replay.hit_tokens == [0, -1, 99]
+    assert replay.evicted_tokens == [0, 0, 1]
 
 
 def test_a_policy_of_ones_own_is_one_function() -> None:

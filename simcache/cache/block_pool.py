@@ -455,7 +455,7 @@ class BlockPool:
 
 
 class SequentialReplay(NamedTuple):
-    """Per request, in order: hit tokens (-1: it did not fit and was not admitted) and blocks evicted while it was served."""
+    """Per request, in order: hit tokens (-1: its prompt did not fit and was not admitted), blocks evicted while it was served."""
 
     hit_tokens: list[int]
     evicted_blocks: list[int]
@@ -470,6 +470,8 @@ def replay_sequential(
     duplicates: Duplicates = "keep",
 ) -> SequentialReplay:
     """One request at a time through the pool, clock-free: look up, allocate the prompt, decode, free.
+
+    A prompt that the pool cannot hold is refused and changes nothing; an answer is cut where the pool ends.
 
     >>> from simcache.prompt import Segment
     >>> ask = Request(0.0, (Segment("doc", 100),), Segment("a", 1))
@@ -486,9 +488,7 @@ def replay_sequential(
         root = pool.root((request.organisation, request.salt))
         match = pool.match(root, content, (prompt_tokens - 1) // block_tokens if prompt_tokens else 0)
         prompt_blocks = -(-prompt_tokens // block_tokens)
-        # Decoding must not outgrow the pool either: nothing else runs that could make room.
-        most_tokens = prompt_tokens + max(0, output_tokens - 1)
-        if prompt_blocks - match.blocks + match.evictable_blocks > pool.free or -(-most_tokens // block_tokens) > usable_blocks:
+        if prompt_blocks - match.blocks + match.evictable_blocks > pool.free:
             hits.append(-1)
             evicted.append(0)
             continue
@@ -497,6 +497,7 @@ def replay_sequential(
         pool.take(prompt_blocks - match.blocks)
         holding.blocks = prompt_blocks
         pool.insert(holding, prompt_tokens // block_tokens)
+        most_tokens = min(prompt_tokens + max(0, output_tokens - 1), usable_blocks * block_tokens)
         most_blocks = -(-most_tokens // block_tokens)
         if most_blocks > prompt_blocks:
             pool.take(most_blocks - prompt_blocks)

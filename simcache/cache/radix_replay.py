@@ -12,7 +12,7 @@ from .radix_tree import Holding, RadixTree
 
 
 class SequentialReplay(NamedTuple):
-    """Per request, in order: hit tokens (-1: it can never fit and was not admitted), tokens evicted while it was served."""
+    """Per request, in order: hit tokens (-1: its prompt can never fit and was not admitted), tokens evicted while it was served."""
 
     hit_tokens: list[int]
     evicted_tokens: list[int]
@@ -28,8 +28,8 @@ def replay_sequential(
 ) -> SequentialReplay:
     """One request at a time through the tree, clock-free: match, allocate, insert after prefill, decode, insert, release.
 
-    A request whose prompt and output together exceed the capacity is refused before it touches the tree. A smaller
-    ``Request.priority`` is more urgent and becomes a larger priority in the tree.
+    A prompt that exceeds the capacity is refused before it touches the tree, an answer is cut where the memory ends, as the
+    server does both on intake. A smaller ``Request.priority`` is more urgent and becomes a larger priority in the tree.
 
     >>> from simcache.prompt import Segment
     >>> ask = Request(0.0, (Segment("doc", 100),), Segment("a", 1))
@@ -41,11 +41,12 @@ def replay_sequential(
     evicted: list[int] = []
     for request in requests:
         content = Content(request.prompt, request.output)
-        prompt_tokens, decoded_tokens = content.prompt_tokens, max(0, request.output.tokens - 1)
-        if prompt_tokens + decoded_tokens > tree.capacity_tokens:
+        prompt_tokens = content.prompt_tokens
+        if prompt_tokens > tree.capacity_tokens:
             hits.append(-1)
             evicted.append(0)
             continue
+        decoded_tokens = min(max(0, request.output.tokens - 1), tree.capacity_tokens - prompt_tokens)
         before = tree.evicted_tokens
         holding = tree.hold(content, (request.organisation, request.salt), priority=-request.priority)
         missing = prompt_tokens - holding.hit_tokens
@@ -71,5 +72,5 @@ def _decode(tree: RadixTree, holding: Holding, tokens: int) -> None:
         # Up to the first token of the last page that is free now: the step after it makes room again.
         count = min(tokens, inside if inside else max(tree.free_tokens - page, 0) + 1)
         allocated = tree.allocate(holding, count)
-        assert allocated, "admission guarantees room for the whole request"
+        assert allocated, "nothing else runs: what is not this request's can be evicted"
         tokens -= count

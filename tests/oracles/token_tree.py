@@ -24,7 +24,8 @@ class TokenNode:
 
 class TokenTree:
     def __init__(self, page, capacity, policy):
-        self.page, self.free, self.order, self.now = page, capacity // page * page, ORDER[policy], 0
+        self.page, self.capacity, self.order, self.now = page, capacity // page * page, ORDER[policy], 0
+        self.free = self.capacity
         self.root = TokenNode([], None, 0)
         self.evicted = 0
 
@@ -111,6 +112,7 @@ def serve(tree: TokenTree, request: Request) -> int:
     space = (request.organisation, request.salt)
     prompt = [(space, s.key, i) for s in request.prompt for i in range(s.tokens)]
     everything = prompt + [(space, request.output.key, i) for i in range(request.output.tokens - 1)]
+    everything = everything[: tree.capacity]  # the answer is cut where the memory ends
     held, hit = tree.match(prompt[:-1])
     tree.lock(held, 1)
     in_tree, counted = hit, 0
@@ -151,12 +153,12 @@ def serve(tree: TokenTree, request: Request) -> int:
 
 
 def replay(requests: list[Request], page: int, capacity: int, policy: str) -> tuple[list[int], list[int]]:
-    """Hits (-1: can never fit) and evicted tokens per request, in order."""
+    """Hits (-1: the prompt can never fit) and evicted tokens per request, in order."""
     tree = TokenTree(page, capacity, policy)
     hits, evicted = [], []
     for request in requests:
         before = tree.evicted
-        tokens = sum(s.tokens for s in request.prompt) + max(0, request.output.tokens - 1)
-        hits.append(serve(tree, request) if tokens <= capacity // page * page else -1)
+        fits = sum(s.tokens for s in request.prompt) <= tree.capacity
+        hits.append(serve(tree, request) if fits else -1)
         evicted.append(tree.evicted - before)
     return hits, evicted
