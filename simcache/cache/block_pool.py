@@ -499,9 +499,12 @@ def replay_sequential(
         pool.insert(holding, prompt_tokens // block_tokens)
         most_tokens = min(prompt_tokens + max(0, output_tokens - 1), usable_blocks * block_tokens)
         most_blocks = -(-most_tokens // block_tokens)
-        if most_blocks > prompt_blocks:
-            pool.take(most_blocks - prompt_blocks)
-            holding.blocks = most_blocks
+        while duplicates == "merge" and holding.blocks < most_blocks:  # a merged block goes back before the next is taken
+            pool.insert(holding, holding.blocks)
+            pool.take(1)
+            holding.blocks += 1
+        pool.take(most_blocks - holding.blocks)
+        holding.blocks = most_blocks
         pool.insert(holding, most_tokens // block_tokens)
         pool.release(holding)
         hits.append(match.blocks * block_tokens)
