@@ -162,17 +162,17 @@ def read_usage(path: str | Path) -> UsageLog:
     """
     path = Path(path)
     rows: list[UsageRow] = []
-    unpriced: dict[str, int] = {}
+    remarks: dict[str, int] = {}
     for number, line in _lines(path):
         try:
             row, left = _row(line)
         except InputError as error:
             raise InputError(error.name, error.value, error.rule, error.way_out, path=path, line=number) from None
         rows.append(row)
-        for name in left:
-            unpriced[name] = unpriced.get(name, 0) + 1
+        for remark in left:
+            remarks[remark] = remarks.get(remark, 0) + 1
     require(bool(rows), "log", str(path), "has no rows")
-    notes = [f"{name} of {count:,} rows is not priced: token prices do not cover it" for name, count in sorted(unpriced.items())]
+    notes = [f"{remark} ({count:,} row{'s' if count > 1 else ''})" for remark, count in sorted(remarks.items())]
     return UsageLog(tuple(rows), tuple(notes))
 
 

@@ -196,7 +196,7 @@ class _PriceDesk:
 
     def _step_s(self, provider: str, model: str) -> int:
         own = self._rules or _own_rules(provider, model)
-        if own is not None and own.peaks:
+        if own is not None and own.peaks_of(model):
             return _DAY_S
         try:
             return _HALF_HOUR_S if priced_by_hour(own.price_list or own.provider if own else provider, model) else _DAY_S
@@ -303,7 +303,8 @@ def _hits(rows: Sequence[UsageRow], lifetime_s: float) -> list[int]:
     """Cached tokens per row had entries lived for ``lifetime_s`` from start to start.
 
     A gap that the logged lifetime outlived and this one does not loses the hit; one that the logged lifetime did not outlive and
-    this one does finds what the session's request before had cached or written, as far as this request caches.
+    this one does finds what the session's request before had cached or written, as far as this request caches; where the
+    provider bills no writes, the whole prompt before, which this one is taken to begin with.
     """
     cached = [row.cached_tokens for row in rows]
     last: dict[tuple[str, str, str], UsageRow] = {}
@@ -321,8 +322,17 @@ def _hits(rows: Sequence[UsageRow], lifetime_s: float) -> list[int]:
         if gap_s >= lifetime_s:
             cached[index] = 0
         elif gap_s >= own.lifetime_s[logged_ttl]:
-            cached[index] = max(row.cached_tokens, min(_cacheable(previous), _cacheable(row)))
+            cached[index] = max(row.cached_tokens, _found_again(previous, row, own))
     return cached
+
+
+def _found_again(previous: UsageRow, row: UsageRow, own: ProviderRules) -> int:
+    """Tokens that ``row`` would have hit of the session's ``previous`` request, had its entry lived."""
+    if own.bills_writes:
+        return min(_cacheable(previous), _cacheable(row))
+    # a log without writes does not say what was stored: all that is long enough is
+    shared = min(previous.prompt_tokens, row.prompt_tokens - 1) // own.unit_tokens * own.unit_tokens
+    return shared if shared >= own.min_tokens_of(row.model) else 0
 
 
 def _assumed(rows: Sequence[UsageRow]) -> str:
@@ -330,7 +340,9 @@ def _assumed(rows: Sequence[UsageRow]) -> str:
     if not timed:
         return "the same hits: no row has both session and started_at_s, so what would have expired is not known"
     rest = "" if timed == len(rows) else f", the same hits in the {len(rows) - timed:,} others"
-    return f"hits by the gaps from start to start within each session ({timed:,} rows){rest}"
+    unwritten = any(own is not None and not own.bills_writes for own in {_own_rules(row.provider, row.model) for row in rows})
+    begun = ", each prompt taken to begin with the one before" if unwritten else ""
+    return f"hits by the gaps from start to start within each session ({timed:,} rows){begun}{rest}"
 
 
 def _other_rules(owns: Sequence[ProviderRules | None]) -> list[ProviderRules]:

@@ -33,6 +33,7 @@ PROFILE = HostedProfile(name="toy", base_s=1.0, per_token_s=1e-4, per_cached_tok
 EXAMPLES = {
     "anthropic": "claude-sonnet-4-5",
     "azure": "gpt-4o",
+    "azure-5.6": "gpt-5.6-sol",
     "bedrock": "global.anthropic.claude-sonnet-4-5-20250929-v1:0",
     "deepseek": "deepseek-v4-pro",
     "fireworks": "kimi-k3",
@@ -81,6 +82,8 @@ def test_every_provider_of_the_list_is_there():
         ("openai", "gpt-5.5-pro", "openai-24h"),
         ("openai", "gpt-5.6-sol", "openai-5.6"),
         ("openai", "gpt-6.1-terra", "openai-5.6"),
+        ("azure", "gpt-5.5", "azure"),
+        ("azure", "gpt-5.6-sol", "azure-5.6"),
         ("gemini", "gemini-2.5-pro", "gemini-implicit"),
         ("google", "gemini-2.5-pro", "gemini-implicit"),
         ("qwen", "qwen3.5-plus", "qwen-implicit"),
@@ -473,6 +476,23 @@ def test_deepseek_costs_twice_at_peak_on_weekdays():
     assert friday.bill(usage(25)).total_usd == pytest.approx(0.66)  # Saturday
     noon = hosted_prices(rules, "deepseek-v4-pro", DAY)
     assert any("by the hour" in note for note in noon.notes)
+
+
+def test_a_peak_holds_for_the_models_that_its_source_names():
+    """What the price list says of older models by the hour is not doubled on top of it."""
+    for hour in (2, 12, 20):
+        at = datetime(2026, 11, 20, hour, tzinfo=UTC)
+        listed = api_tariff("deepseek", "deepseek-chat", at)
+        prices = hosted_prices(load_rules("deepseek"), "deepseek-chat", at)
+        assert prices.tariff.input_usd_per_token == listed.input_usd_per_token
+        assert prices.factors(np.array([0.0])).tolist() == [1.0]
+
+
+def test_what_the_list_lacks_of_a_model_under_rules_made_for_others_is_their_multiple():
+    tariff = tariff_of(load_rules("openai-5.6"), "gpt-4o", DAY)
+    assert tariff.cache_write_5m_usd_per_token == pytest.approx(1.25 * 2.5e-6)
+    assert tariff.cache_read_usd_per_token == pytest.approx(0.5 * 2.5e-6)  # listed
+    assert tariff_of(load_rules("openai-5.6"), "gpt-5.6-sol", DAY).source.startswith("genai-prices")
 
 
 def test_a_peak_over_midnight():

@@ -144,6 +144,13 @@ def test_the_card_says_latency_with_and_without_waiting():
     assert (short["cached"], short["saved_s"]) == (False, 0)
 
 
+def test_the_card_takes_the_rules_that_hold_for_the_model():
+    assert card("azure")["rules"] == "azure"
+    assert card("azure", model="gpt-5.6-sol")["rules"] == "azure-5.6"
+    assert card("openai", model="gpt-4o")["rules"] == "openai-2024"
+    assert card("openai-24h", model="gpt-4.1")["rules"] == "openai-24h"
+
+
 def test_the_card_in_dollars():
     said = card("gemini-explicit", model="gemini-2.5-pro", typing_s=60)
     assert said["storage_reads_per_h"] == pytest.approx(4.0)

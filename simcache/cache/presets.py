@@ -64,7 +64,7 @@ def rules_of(provider: str, model: str | None = None, *, zero_data_retention: bo
     >>> [rules_of("openai", model).name for model in ("gpt-4o", "gpt-5.5", "gpt-5.6-sol")]
     ['openai-2024', 'openai-24h', 'openai-5.6']
     """
-    # A file that does not hold the name cannot be the provider's: reading one of fifteen is what a closed form has time for.
+    # A file that does not hold the name cannot be the provider's: reading few is what a closed form has time for.
     own = [load_rules(name) for name in rules_names() if provider in (PROVIDERS_FOLDER / f"{name}.toml").read_text("utf-8")]
     own = [rules for rules in own if provider in (rules.provider, *rules.aliases)]
     if not own:
@@ -145,4 +145,5 @@ def _peak(index: int, table: Any) -> Peak:
             raise UnknownNameError(f"peaks[{index}]", key, known)
     for key in known[:3]:
         require(key in table, f"peaks[{index}].{key}", None, "is missing")
-    return Peak(**{**table, "weekdays": _texts(f"peaks[{index}].weekdays", table.get("weekdays", []))})
+    lists = {key: _texts(f"peaks[{index}].{key}", table.get(key, [])) for key in ("weekdays", "models")}
+    return Peak(**{**table, **lists})

@@ -25,7 +25,8 @@ def tariff_of(rules: ProviderRules, model: str, at: date | datetime | None = Non
 
     Prices that the rules state for the model in dollars win. Otherwise input and output are the price list's; so are reads and
     writes, except that a file of your own wins over the list with its multipliers (the shipped files' are held against the list
-    by the tests). Where the list knows nothing of the provider, multipliers do. Errors: an unknown provider or model; a batch at
+    by the tests). Where the list knows nothing of the provider, multipliers do; so do they for what it lacks of a model that is
+    asked for under rules made for others. Errors: an unknown provider or model; a batch at
     a provider that states no price for it.
 
     >>> round(tariff_of(load_rules("gemini-explicit"), "gemini-2.5-pro", date(2026, 11, 21)).storage_usd_per_token_hour * 1e6, 6)
@@ -36,15 +37,16 @@ def tariff_of(rules: ProviderRules, model: str, at: date | datetime | None = Non
     when = price_instant(at)
     listed = None
     if not {"input", "output"} <= own.keys():
-        listed = api_tariff(rules.price_list or rules.provider, model, when.date() if rules.peaks else when)
+        listed = api_tariff(rules.price_list or rules.provider, model, when.date() if rules.peaks_of(model) else when)
     edited = rules.name not in rules_names() or load_rules(rules.name) != rules
+    foreign = bool(rules.models) and best_key(model, rules.models) is None
     storage = best_key(model, rules.storage_usd_per_mtok_hour)
 
     def prices(step: TokenPrices | None) -> dict[str, Any]:
-        return _prices(rules, model, own, step, own_multipliers=edited or listed is None)
+        return _prices(rules, model, own, step, own_multipliers=edited or listed is None, foreign=foreign)
 
     sources = [] if listed is None else [listed.source]
-    if own or edited or listed is None or storage is not None:
+    if own or edited or foreign or listed is None or storage is not None:
         sources.append(f"rules {rules.name} of {rules.as_of}")
     tariff = Tariff(
         provider=rules.provider,
@@ -66,7 +68,7 @@ def tariff_of(rules: ProviderRules, model: str, at: date | datetime | None = Non
 
 
 def _prices(
-    rules: ProviderRules, model: str, own: Mapping[str, float], step: TokenPrices | None, *, own_multipliers: bool
+    rules: ProviderRules, model: str, own: Mapping[str, float], step: TokenPrices | None, *, own_multipliers: bool, foreign: bool
 ) -> dict[str, Any]:
     """Dollars per token by field of ``TokenPrices``, at one length of prompt."""
     listed = {line: None if step is None else getattr(step, f"{line}_usd_per_token") for line in TOKEN_LINES}
@@ -78,7 +80,7 @@ def _prices(
     found: dict[str, Any] = {}
     for line in TOKEN_LINES:
         price = listed[line]
-        if own_multipliers and line in multipliers and input_price is not None:
+        if (own_multipliers or (foreign and price is None)) and line in multipliers and input_price is not None:
             price = multipliers[line] * input_price
         found[f"{line}_usd_per_token"] = own.get(line, price)
     return found
@@ -127,11 +129,11 @@ def hosted_prices(rules: ProviderRules, model: str, at: date | datetime | None =
     if at is None:
         day = starts_at.date().isoformat()
         notes.append(f'prices are those of {day}, today; prices_at = "{day}" in [backend] repeats this run')
-    if rules.peaks and not isinstance(at, datetime):
+    if rules.peaks_of(model) and not isinstance(at, datetime):
         notes.append(
             f"{rules.name}: prices change by the hour; the run is taken to start at 12:00 UTC (prices_at takes an instant)"
         )
     if batch:
         notes.append("batch prices: the provider answers within hours, the latencies are those of single requests")
     tariff = tariff_of(rules, model, starts_at, batch=batch)
-    return HostedPrices(tariff=tariff, starts_at=starts_at, peaks=rules.peaks, notes=tuple(notes))
+    return HostedPrices(tariff=tariff, starts_at=starts_at, peaks=rules.peaks_of(model), notes=tuple(notes))

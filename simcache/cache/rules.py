@@ -28,6 +28,8 @@ ONE_HOUR: Final = "1h"
 class Peak:
     """Hours (UTC, half open, on ``weekdays``; none: every day) in which every price is ``multiplier`` times as high.
 
+    ``models``: patterns of those that it holds for; none: all.
+
     >>> Peak(from_utc="01:00", to_utc="04:00", multiplier=2.0).holds_at(datetime(2026, 11, 20, 3, 59))
     True
     """
@@ -36,6 +38,7 @@ class Peak:
     to_utc: str
     multiplier: float
     weekdays: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         require_number("multiplier", self.multiplier, at_least=0)
@@ -226,6 +229,15 @@ class ProviderRules:
         """
         self.lifetime_of(ttl)
         return self.write_multiplier[ttl] if self.bills_writes else 1.0
+
+    def peaks_of(self, model: str) -> tuple[Peak, ...]:
+        """The hours in which ``model`` costs more.
+
+        >>> from simcache.cache.presets import load_rules
+        >>> len(load_rules("deepseek").peaks_of("deepseek-v4-pro")), load_rules("deepseek").peaks_of("deepseek-chat")
+        (2, ())
+        """
+        return tuple(peak for peak in self.peaks if not peak.models or best_key(model, peak.models) is not None)
 
     def scope_of(self, request: Request) -> Hashable:
         """The namespace in which ``request`` finds and stores entries.

@@ -10,6 +10,7 @@ import click
 
 if TYPE_CHECKING:
     from ..break_even import BreakEven
+    from ..cache.rules import ProviderRules
 
 
 @click.group("theory")
@@ -42,11 +43,10 @@ def breakeven(
     context; with --model in dollars of today too.
     """
     from ..break_even import break_even
-    from ..cache.presets import load_rules, rules_names, rules_of
     from ..errors import InputError
     from ..latency import HostedProfile, load_profile
 
-    rules = load_rules(provider) if provider in rules_names() or provider.endswith(".toml") else rules_of(provider, model or None)
+    rules = _rules(provider, model)
     latency = load_profile(profile)
     if not isinstance(latency, HostedProfile):
         raise InputError("profile", profile, "is a replica's profile, a hosted API needs a hosted one")
@@ -77,6 +77,17 @@ def breakeven(
         click.echo(json.dumps({"schema_version": 1, **about, **asdict(card)}, indent=2))
         return
     _print(card, about, ttl or rules.default_ttl)
+
+
+def _rules(provider: str, model: str) -> ProviderRules:
+    """Those of a file, those of a name that is no provider's own, or those that hold for the model at the provider."""
+    from ..cache.presets import load_rules, rules_names, rules_of
+
+    if provider in rules_names() or provider.endswith(".toml"):
+        named = load_rules(provider)
+        if provider not in (named.provider, *named.aliases):
+            return named
+    return rules_of(provider, model or None)
 
 
 def _range_notes(profile: Any, context_tokens: int) -> list[str]:
