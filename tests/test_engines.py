@@ -98,6 +98,39 @@ faults = st.lists(
 ).map(tuple)
 
 
+@pytest.mark.parametrize("engine", ["prefill-first", "sglang", "vllm"])
+def test_a_router_that_looks_inside_sees_in_a_jump_what_it_sees_in_steps(engine):
+    seen = []
+
+    def look(request, replicas):
+        seen.append([(replica.active_blocks, replica.expected_hit_tokens(request)) for replica in replicas])
+        return min(range(3), key=lambda i: (seen[-1][i][0] - seen[-1][i][1] / 16, replicas[i].outstanding))
+
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        rows = tuple(
+            Request(
+                float(at),
+                (
+                    Segment(("doc", int(rng.integers(4))), int(rng.integers(50, 1_500))),
+                    Segment(("q", row), int(rng.integers(1, 60))),
+                ),
+                Segment(("a", row), int(rng.integers(1, 200))),
+            )
+            for row, at in enumerate(np.sort(rng.uniform(0, 4, 30)).round(3))
+        )
+        server = Cluster(
+            profile=LATENCY, kv_tokens=6_000, replicas=3, router=look, engine=engine, max_num_seqs=8, max_num_batched_tokens=128
+        )
+        records = []
+        for jump in (True, False):
+            scenario = Scenario(workload=RequestList(rows=rows), backend=dataclasses.replace(server, jump=jump))
+            records.append(simulate(scenario).records)
+        assert seen[:30] == seen[30:]
+        assert records[0] == records[1]
+        seen.clear()
+
+
 @pytest.mark.parametrize("engine", sorted(ENGINES))
 @settings(max_examples=80, deadline=None)
 @given(
@@ -107,14 +140,15 @@ faults = st.lists(
     budget=st.sampled_from([4, 32, 200]),
     faults=faults,
     caching=st.booleans(),
+    router=st.sampled_from(["round_robin", "least_tokens", "cache_aware"]),
 )
-def test_jumping_gives_the_records_of_stepping(engine, workload, kv_blocks, seats, budget, faults, caching):
+def test_jumping_gives_the_records_of_stepping(engine, workload, kv_blocks, seats, budget, faults, caching, router):
     options = dict(OPTIONS[engine])
     if engine != "llamacpp":
         options |= {"block_tokens": 4, "max_num_seqs": seats}
     server = Cluster(
         profile=LATENCY, engine=engine, kv_tokens=kv_blocks * 4, max_num_batched_tokens=budget, replicas=2,
-        prefix_caching=caching, faults=faults, **options,
+        prefix_caching=caching, faults=faults, router=router, **options,
     )  # fmt: skip
     jumped = play(workload, server)
     assert jumped == play(workload, dataclasses.replace(server, jump=False))

@@ -218,15 +218,18 @@ def play(workload, latency: ServerProfile, server: Server):
     floor=st.sampled_from([0.0, 0.012]),
     replicas=st.integers(1, 2),
     async_scheduling=st.booleans(),
+    router=st.sampled_from(["round_robin", "cache_aware"]),  # the latter looks inside replicas, between boundaries
 )
-def test_jumping_gives_the_records_of_stepping(workload, kv_blocks, seats, budget, visibility, floor, replicas, async_scheduling):
+def test_jumping_gives_the_records_of_stepping(
+    workload, kv_blocks, seats, budget, visibility, floor, replicas, async_scheduling, router
+):
     latency = profile(
         host_s=0.001, host_per_seq_s=1e-5, floor_s=floor, base_s=0.003, per_token_s=7.1e-5, attention_s=3.3e-7,
         per_decode_s=4.19e-5, per_kv_token_s=7.55e-8, per_kv_token_mixed_s=1.3e-7,
     )  # fmt: skip
     server = Cluster(
         profile=latency, kv_tokens=kv_blocks * 4, block_tokens=4, max_num_seqs=seats, max_num_batched_tokens=budget,
-        visibility=visibility, replicas=replicas, async_scheduling=async_scheduling,
+        visibility=visibility, replicas=replicas, async_scheduling=async_scheduling, router=router,
     )  # fmt: skip
     stepped = Cluster(**{**{name: getattr(server, name) for name in server.__dataclass_fields__}, "jump": False})
     jumped = play(workload, latency, server)

@@ -127,6 +127,19 @@ def test_decoding_is_not_taken_step_by_step():
     assert [plan.steps for plan in plans] == [1, 2_999, 2_000]
 
 
+@pytest.mark.parametrize(("policy", "plans"), [("fcfs", [8, 1, 3, 1]), ("lpm", [*[1] * 9, 3, 1])])
+def test_a_long_prompt_is_not_computed_chunk_by_chunk(policy, plans):
+    scheduler = SglangScheduler(RadixTree(16, 16_000), max_num_batched_tokens=512, policy=policy)
+    decided = []
+    schedule = scheduler.schedule
+    scheduler.schedule = lambda: decided.append(schedule()) or decided[-1]
+    result = run_steps([ask(("a", 4_500)), ask(("b", 1_900))], [0, 0], scheduler)
+    assert result.first_token_step == [8, 12]  # b has what a leaves of step 8, then three chunks and a rest
+    assert [plan.steps for plan in decided] == plans
+    first = decided[0]
+    assert (first.new_tokens, first.attention, first.attention_growth) == (512, 512**2, 2 * 512**2 if first.steps > 1 else 0)
+
+
 def test_what_can_never_fit_is_refused_and_a_chunk_holds_a_page():
     scheduler = SglangScheduler(RadixTree(1, 100))
     result = run_steps([ask(("a", 60), output=40), ask(("b", 60), output=38)], [0, 0], scheduler)

@@ -87,6 +87,7 @@ class ReplicaServer:
     @property
     def active_blocks(self) -> int:
         """KV blocks that requests hold."""
+        self._catch_up()
         return self.scheduler.held_blocks
 
     def serve(self, request: Request, *, submitted_at: int | None = None, watch: Watch | None = None) -> Ticket:
@@ -150,6 +151,7 @@ class ReplicaServer:
 
     def expected_hit_tokens(self, request: Request) -> int:
         """Hit tokens if admitted now; output that is still being generated is not counted."""
+        self._catch_up()
         return self.scheduler.peek(LiveRequest(request, -1), (request.organisation, request.salt))
 
     def waiting_rows(self) -> list[int]:
@@ -160,12 +162,8 @@ class ReplicaServer:
 
     def crash(self) -> list[ServerTicket]:
         """Lose everything: the step under way, the cache, and the requests, which are returned in order of service."""
+        self._catch_up()  # what the steps before the one under way put into the cache is on record
         scheduler = self.scheduler
-        if self._plan is not None:
-            steps = self._plan_cost.steps_until(self._plan, self.env.now - self._started, self._steps) - 1
-            if steps:  # what the steps before the one under way put into the cache is on record
-                scheduler.advance(steps)
-                scheduler.schedule()
         lives = [*scheduler.running, *scheduler.waiting, *self._incoming]
         lost = [live.ticket for live in lives if live.ticket.outcome is None]
         for ticket in lost:
@@ -191,6 +189,26 @@ class ReplicaServer:
 
     # -- the loop ----------------------------------------------------------------------------------------------------------
 
+    def _catch_up(self) -> None:
+        """Execute the steps of the plan that have ended, for whoever looks inside: jumping must show what stepping shows.
+
+        The boundary under way stays: what is left of the plan is decided anew and comes out the same.
+        """
+        if self._plan is None:
+            return
+        steps = self._plan_cost.steps_until(self._plan, self.env.now - self._started, self._steps) - 1
+        if not steps:
+            return
+        scheduler, until = self.scheduler, self._started + self._plan_cost.span(self._plan, steps)
+        if self._journal is not None:
+            self._write_stretch(self._journal, steps, until)
+        self._started = until
+        scheduler.set_time(self._started)
+        scheduler.advance(steps)
+        scheduler.expire()
+        self._plan = scheduler.schedule()
+        self._steps -= steps
+
     def _cut(self) -> None:
         """End the plan under way at its next step boundary."""
         elapsed = self.env.now - self._started
@@ -204,7 +222,7 @@ class ReplicaServer:
         scheduler.set_time(now)
         if self._plan is not None:
             if self._journal is not None:
-                self._write_stretch(self._journal)
+                self._write_stretch(self._journal, self._steps, now)
             first_tokens, finished = scheduler.advance(self._steps)
             self._plan = None
             if first_tokens:
@@ -290,11 +308,11 @@ class ReplicaServer:
                     live.ticket.visible_at = now
                     self._tell(live.ticket, "visible")
 
-    def _write_stretch(self, journal: Journal) -> None:
+    def _write_stretch(self, journal: Journal, steps: int, until: int) -> None:
         plan, scheduler = self._plan, self.scheduler
         chunks = tuple((live.row, live.scheduled) for live in plan.chunks)
         queue, held = len(scheduler.waiting), scheduler.held_blocks
-        stretch = Stretch(self.index, self._started, self.env.now, self._steps, plan.decodes, chunks, queue, held, scheduler.blocks)
+        stretch = Stretch(self.index, self._started, until, steps, plan.decodes, chunks, queue, held, scheduler.blocks)
         journal.stretches.append(stretch)
 
     def _tell(self, ticket: Ticket, what: str) -> None:

@@ -22,12 +22,11 @@ from typing import Final, Literal
 from ..cache.radix_tree import Holding, RadixTree
 from ..errors import require_count
 from . import DECODE, GONE, PREFILL, WAITING, LiveRequest, Plan
+from .prefix_order import sort_by_prefix
 
 Policy = Literal["fcfs", "lpm"]
 
 LONGEST_SORTED_QUEUE: Final = 128
-LITTLE_IN_THE_TREE_TOKENS: Final = 32  # IN_BATCH_PREFIX_CACHING_CHECK_THRESHOLD
-SHARED_IN_THE_QUEUE_TOKENS: Final = 32  # IN_BATCH_PREFIX_CACHING_DEPRIORITIZE_THRESHOLD
 MOST_EXPECTED_TOKENS: Final = 4096  # SGLANG_CLIP_MAX_NEW_TOKENS_ESTIMATION
 FIRST_RATIO: Final = 0.7  # SGLANG_INIT_NEW_TOKEN_RATIO, at conservativeness 1
 LAST_RATIO: Final = 0.7 * 0.14  # SGLANG_MIN_NEW_TOKEN_RATIO_FACTOR
@@ -79,6 +78,7 @@ class SglangScheduler:
         self._phases = [0] * self.block_tokens  # how many decodes need a page at turns with turn % page == index
         self._finishes: list[tuple[int, int, LiveRequest]] = []
         self._admissions = 0
+        self._head: LiveRequest | None = None  # whom every step of the plan under way looks up, and does not admit
         self._plan: Plan | None = None
 
     @property
@@ -99,7 +99,11 @@ class SglangScheduler:
 
     def matters(self, live: LiveRequest) -> bool:
         """Whether a request just added can change the plan under way at its next step boundary."""
-        return self._plan is not None and not self._full and self._decodes < self.max_num_seqs
+        if self._plan is None:
+            return False
+        if self._cut is not None:  # nobody is admitted beside a whole chunk, but the head of the queue is looked up
+            return self.longest_prefix_first or self.waiting[0] is live
+        return not self._full and self._decodes < self.max_num_seqs
 
     def abort(self, live: LiveRequest) -> bool:
         """Give a request up between two plans; what was computed stays hit-able. True: it can let others in."""
@@ -108,7 +112,7 @@ class SglangScheduler:
         if live.state == WAITING:
             self.waiting.remove(live)
             live.state = GONE
-            return False
+            return live is self._head
         self._leave(live, self._computed(live))
         return True
 
@@ -117,6 +121,7 @@ class SglangScheduler:
     def schedule(self) -> Plan:
         """Decide the next step: prompts if any may be computed, else decodes; say for how many steps the batch stays the same."""
         plan = self._plan = Plan()
+        self._head = None
         if self._cut is not None or (self.waiting and not self._full):
             self._compute_prompts(plan)
         if not plan.chunks and self._decodes:
@@ -130,7 +135,7 @@ class SglangScheduler:
             self._full = True
             return
         if self.longest_prefix_first and len(self.waiting) <= LONGEST_SORTED_QUEUE:
-            self._sort()
+            sort_by_prefix(self.waiting, tree)
         left = self.max_num_batched_tokens
         promised = self._expected_tokens()
         fresh = 0  # tokens of memory that this step's prompts ask for
@@ -165,6 +170,13 @@ class SglangScheduler:
             for live in plan.chunks:
                 taken = tree.allocate(live.holding, live.scheduled)
                 assert taken, "admission looked for room"
+            if self._cut is not None and len(plan.chunks) == 1 and not (self.longest_prefix_first and self.waiting):
+                # A prompt has the whole chunk until no more than one is left of it. (A queue under longest prefix match is
+                # sorted at every step, by what the chunks before left in the tree: there no step lasts.)
+                count = self._cut.scheduled
+                plan.steps = -(-(self._cut.target - self._cut.computed) // count) - 1
+                plan.attention_growth = 2 * count * count
+                self._head = self.waiting[0] if self.waiting and seats > 1 else None
 
     def _chunk(self, plan: Plan, live: LiveRequest, left: int, promised: float, fresh: int) -> tuple[int, float, int]:
         """Schedule what fits of a prompt; returns what is left of the budget, of the memory's promises, and asked of memory."""
@@ -195,24 +207,6 @@ class SglangScheduler:
         else:
             live.resume_hit_tokens.append(holding.hit_tokens)
         plan.admitted.append(live)
-
-    def _sort(self) -> None:
-        """Longest prefix in the tree first; of those with little there, all but the first that share a beginning go last."""
-        places: dict[LiveRequest, float] = {}
-        beginnings: dict[Hashable, None] = {}
-        shared = SHARED_IN_THE_QUEUE_TOKENS
-        for live in self.waiting:
-            (namespace,) = live.root
-            target = live.target
-            found = self.tree.match(live.content, namespace, target).tokens
-            places[live] = -min(found, target - 1)
-            if found <= LITTLE_IN_THE_TREE_TOKENS and target >= shared:
-                beginning = (namespace, live.content.block_key(0, shared))
-                if beginning in beginnings:
-                    places[live] = 1
-                else:
-                    beginnings[beginning] = None
-        self.waiting.sort(key=places.__getitem__)
 
     def _expected_tokens(self) -> float:
         """What running requests are expected to generate still."""
@@ -310,6 +304,8 @@ class SglangScheduler:
         self._plan = None
         if plan.chunks and not self._decodes:
             self._full = False  # a new batch
+        if plan.chunks and steps > 1:
+            self._repeat_chunk(plan.chunks[0], steps - 1)
         for live in plan.chunks:
             live.computed += live.scheduled
             live.scheduled = 0
@@ -334,6 +330,19 @@ class SglangScheduler:
         return first_tokens, finished
 
     # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _repeat_chunk(self, live: LiveRequest, times: int) -> None:
+        """End so many steps that compute an equal chunk and begin the next: what they do to the tree, one after the other."""
+        tree, page, head = self.tree, self.block_tokens, self._head
+        for _ in range(times):
+            live.computed += live.scheduled
+            tree.insert(live.holding, live.computed)
+            if head is not None:
+                (namespace,) = head.root
+                tree.match(head.content, namespace, head.target - 1)
+            tree.make_room(live.scheduled + (page if page > 1 else 0))
+            taken = tree.allocate(live.holding, live.scheduled)
+            assert taken, "admission looked for room"
 
     def _paged(self, tokens: int) -> int:
         return -(-tokens // self.block_tokens) * self.block_tokens
