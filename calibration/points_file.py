@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 from pathlib import Path
 from typing import Any, Final
 
 from simcache.errors import InputError
+from simcache.whole_files import whole_file
 
 from .grid import Point
 from .timing import Timing
@@ -99,6 +99,5 @@ class PointsFile:
             )
             + "\n"
         )
-        beside = self.certificate_path.with_suffix(".json.part")
-        beside.write_text(text, encoding="utf-8")
-        os.replace(beside, self.certificate_path)
+        with whole_file(self.certificate_path) as partial:
+            partial.write_text(text, encoding="utf-8")

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from .errors import InputError, UnknownNameError, require
 from .records import NEVER, Records, RecordsBuilder
 from .usage_blocks import read_block
+from .whole_files import whole_file
 
 MOST_TOKENS: Final = 10**12
 _CALENDAR_FROM_S: Final = datetime(2015, 1, 1, tzinfo=UTC).timestamp()
@@ -185,7 +186,7 @@ def write_usage(rows: Iterable[UsageRow], path: str | Path) -> None:
     ...     write_usage([row], f"{folder}/log.jsonl"); read_usage(f"{folder}/log.jsonl").rows == (row,)
     True
     """
-    with open(path, "w", encoding="utf-8") as file:
+    with whole_file(path) as partial, open(partial, "w", encoding="utf-8") as file:
         for row in rows:
             kept = {f.name: getattr(row, f.name) for f in fields(row) if getattr(row, f.name) != f.default}
             file.write(json.dumps(kept, ensure_ascii=False) + "\n")

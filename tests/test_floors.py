@@ -60,7 +60,7 @@ FLOORS: Final = (
             "pml_xml",
         ),
     ),
-    ("1 what happened and what can go wrong", ("records", "prompt", "streams", "errors")),
+    ("1 what happened and what can go wrong", ("records", "prompt", "streams", "whole_files", "errors")),
 )
 """The map of DESIGN.md and CONTRIBUTING.md, once. A new room joins by being listed."""
 

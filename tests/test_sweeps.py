@@ -345,7 +345,7 @@ def test_a_full_disk_loses_nothing_that_was_finished(tmp_path: Path, monkeypatch
         real(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(run_store.os, "replace", replace)
+        patch.setattr(os, "replace", replace)
         with pytest.raises(InputError, match=r"No space left on device. Runs that were finished are kept"):
             sweep(CHAT, {"replicas": [1, 2]}, seeds=3, store=tmp_path, workers=1)
     assert len([path for path in tmp_path.rglob("*") if path.is_file()]) == 3

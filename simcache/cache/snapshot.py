@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Any
 
 from ..errors import InputError, require
 from ..prompt import Segment
+from ..whole_files import whole_file
 from .block_pool import BlockPool, Extent, Node
 from .content import Content
 
@@ -92,7 +92,6 @@ def restore(pool: BlockPool, saved: PoolSnapshot) -> int:
 
 def save_snapshots(snapshots: Sequence[PoolSnapshot], path: str | Path) -> None:
     """Write the pools of all replicas as JSON, whole or not at all. Keys must be texts, numbers, None, or tuples of them."""
-    place = Path(path)
     document = {
         "schema_version": 1,
         "pools": [
@@ -105,14 +104,8 @@ def save_snapshots(snapshots: Sequence[PoolSnapshot], path: str | Path) -> None:
             for each in snapshots
         ],
     }
-    half_done = place.with_name(f".{os.getpid()}-{place.name}")
-    try:
-        half_done.write_text(json.dumps(document), encoding="utf-8")
-        os.replace(half_done, place)
-    except OSError as error:
-        raise InputError("cache snapshot", str(place), f"cannot be written: {error.strerror or error}") from None
-    finally:
-        half_done.unlink(missing_ok=True)
+    with whole_file(path, name="cache snapshot") as partial:
+        partial.write_text(json.dumps(document), encoding="utf-8")
 
 
 def load_snapshots(path: str | Path) -> tuple[PoolSnapshot, ...]:

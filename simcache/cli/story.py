@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -14,6 +13,7 @@ from ..cache.snapshot import save_snapshots
 from ..engine.journal import Journal, explain, timeline
 from ..errors import InputError, UnknownNameError
 from ..scenario import HostedApi, Scenario
+from ..whole_files import whole_file
 
 if TYPE_CHECKING:
     from ..result import Result
@@ -38,7 +38,8 @@ def tell(result: Result, journal: Journal, row: int | None, timeline_path: Path 
             )
         save_snapshots(journal.caches, caches_path)
     if timeline_path is not None:
-        _write_whole(timeline_path, json.dumps(timeline(result.records, journal)))
+        with whole_file(timeline_path, name="timeline", make_folder=True) as partial:
+            partial.write_text(json.dumps(timeline(result.records, journal)), encoding="utf-8")
     return [] if row is None else explain(result.records, journal, row)
 
 
@@ -59,15 +60,3 @@ def print_story(
 def story_document(result: Result, row: int | None, lines: Sequence[str]) -> Mapping[str, object]:
     """What ``--json`` adds under ``explained``."""
     return {"scenario": result.scenario.name, "seed": result.seed, "request": row, "lines": list(lines)}
-
-
-def _write_whole(path: Path, text: str) -> None:
-    half_done = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        half_done.write_text(text, encoding="utf-8")
-        os.replace(half_done, path)
-    except OSError as error:
-        raise InputError("timeline", str(path), f"cannot be written: {error.strerror or error}") from None
-    finally:
-        half_done.unlink(missing_ok=True)

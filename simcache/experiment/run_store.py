@@ -4,15 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import tempfile
 from pathlib import Path
 from typing import Any, Final
 
 from ..errors import InputError
+from ..whole_files import whole_file
 from .runs import SCHEMA_VERSION, Run
 
 _ENDING: Final = ".json"
+_WAY_OUT: Final = "Runs that were finished are kept: the same command goes on from them."
 
 
 class RunStore:
@@ -36,7 +37,7 @@ class RunStore:
             with tempfile.TemporaryFile(dir=self.folder):
                 pass
         except OSError as error:
-            raise self._unwritable(error) from None
+            raise InputError("store", str(self.folder), f"cannot be written: {error.strerror or error}", _WAY_OUT) from None
 
     def path(self, key: str) -> Path:
         """Where the run of ``key`` lies; a folder per two letters, so that none holds a million files."""
@@ -58,22 +59,8 @@ class RunStore:
 
     def put(self, key: str, run: Run) -> None:
         """Keep ``run``; what another process kept under the same key is the same run, and is replaced by it."""
-        path = self.path(key)
-        partial = None
-        try:
-            path.parent.mkdir(exist_ok=True)
-            descriptor, partial = tempfile.mkstemp(prefix=f".{key[:8]}-", dir=path.parent)
-            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
-                file.write(_text(run, key))
-            os.replace(partial, path)
-        except OSError as error:
-            if partial is not None:
-                Path(partial).unlink(missing_ok=True)
-            raise self._unwritable(error) from None
-
-    def _unwritable(self, error: OSError) -> InputError:
-        way_out = "Runs that were finished are kept: the same command goes on from them."
-        return InputError("store", str(self.folder), f"cannot be written: {error.strerror or error}", way_out)
+        with whole_file(self.path(key), name="store", way_out=_WAY_OUT, make_folder=True) as partial:
+            partial.write_text(_text(run, key), encoding="utf-8")
 
 
 def _text(run: Run, key: str) -> str:

@@ -5,8 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +14,7 @@ from .. import stats, units
 from ..errors import InputError, require, require_number
 from ..scenario import Scenario
 from ..scenario_file import to_toml
+from ..whole_files import whole_file
 from .axes import Cell, cells, label
 from .digests import code_digest, digested, environment_digest, package_versions, run_key
 from .run_store import RunStore
@@ -142,12 +141,9 @@ class Sweep:
             "runs.csv": _csv(self.run_rows()),
             "sweep.json": json.dumps(self.document(), indent=2, allow_nan=False) + "\n",
         }
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            for name, text in texts.items():
-                _replace(folder / name, text)
-        except OSError as error:
-            raise InputError("out", str(folder), f"cannot be written: {error.strerror or error}") from None
+        for name, text in texts.items():
+            with whole_file(folder / name, name="out", make_folder=True) as partial:
+                partial.write_text(text, encoding="utf-8", newline="")
         return folder
 
 
@@ -301,21 +297,3 @@ def _csv(rows: Iterator[dict[str, Any]]) -> str:
             writer.writerow(row)
         writer.writerow(["" if value is None else repr(value) if isinstance(value, float) else value for value in row.values()])
     return text.getvalue()
-
-
-def _replace(path: Path, text: str) -> None:
-    descriptor, partial = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
-    try:
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="") as file:
-            file.write(text)
-        os.chmod(partial, 0o666 & ~_umask())
-        os.replace(partial, path)
-    except BaseException:
-        Path(partial).unlink(missing_ok=True)
-        raise
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask

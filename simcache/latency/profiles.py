@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import tomllib
 from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, fields
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
 from ..errors import InputError, UnknownNameError, require_number
+from ..whole_files import whole_file
 from .coefficients import Coefficients, Covariance, FitRecord, MeasuredRange
 from .profile_kinds import HostedProfile, ServerProfile
 
@@ -77,16 +77,10 @@ def save_profile(profile: ServerProfile | HostedProfile, path: str | Path) -> No
     >>> load_profile(where).prefill_s(1)
     0.01
     """
-    target = Path(path)
-    if target.suffix != ".toml":
+    if Path(path).suffix != ".toml":
         raise InputError("path", str(path), "must end in .toml")
-    partial = target.with_name(f".{target.name}.{os.getpid()}")
-    try:
+    with whole_file(path) as partial:
         partial.write_text("\n".join(_written(profile)) + "\n", encoding="utf-8")
-        partial.replace(target)
-    except OSError as error:
-        partial.unlink(missing_ok=True)
-        raise InputError("path", str(path), f"cannot be written: {error.strerror}") from error
 
 
 class _Table:

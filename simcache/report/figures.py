@@ -6,11 +6,10 @@ No pyplot: nothing here picks a backend, opens a window, or leaves a setting beh
 
 from __future__ import annotations
 
-import os
 import re
 import textwrap
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -18,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .. import metrics, stats, units
-from ..errors import InputError, UnknownNameError, require
+from ..errors import UnknownNameError, require
 from ..result import Result, summarise
+from ..whole_files import whole_file
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -246,16 +246,8 @@ def save_figure(figure: Figure, path: str | Path) -> Path:
     path = Path(path)
     if path.suffix.lower() not in _WITHOUT_DATES:
         raise UnknownNameError("ending of the figure", path.suffix, _WITHOUT_DATES)
-    half_done = path.with_name(f".{os.getpid()}-{path.name}")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(half_done, format=path.suffix[1:].lower(), metadata=_WITHOUT_DATES[path.suffix.lower()])
-        os.replace(half_done, path)
-    except OSError as error:
-        raise InputError("figure", path.name, f"cannot be written: {error.strerror or error}", path=path) from error
-    finally:
-        with suppress(OSError):
-            half_done.unlink(missing_ok=True)
+    with whole_file(path, name="figure", make_folder=True) as partial:
+        figure.savefig(partial, format=path.suffix[1:].lower(), metadata=_WITHOUT_DATES[path.suffix.lower()])
     return path
 
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 import base64
 import html
 import io
-import os
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from ..errors import InputError
+from ..whole_files import whole_file
 from .figures import sheet
 
 if TYPE_CHECKING:
@@ -177,22 +175,9 @@ def page_html(page: Page) -> str:
 
 def save_page(page: Page, path: str | Path) -> Path:
     """Write the page, whole or not at all; return the path. Raises InputError when it cannot be written."""
-    path = Path(path)
-    partial = None
-    try:
-        if path.is_dir():
-            raise InputError("output", str(path), "must be a file")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        descriptor, partial = tempfile.mkstemp(prefix=f".{path.name[:40]}-", dir=path.parent)
-        with os.fdopen(descriptor, "w", encoding="utf-8", newline="\n") as file:
-            file.write(page_html(page))
-        os.chmod(partial, 0o644)
-        os.replace(partial, path)
-    except OSError as error:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
-        raise InputError("output", str(path), f"cannot be written: {error.strerror or error}") from None
-    return path
+    with whole_file(path, name="output", make_folder=True) as partial:
+        partial.write_text(page_html(page), encoding="utf-8", newline="\n")
+    return Path(path)
 
 
 def _text(text: str) -> str:

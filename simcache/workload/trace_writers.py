@@ -5,9 +5,6 @@ from __future__ import annotations
 import gzip
 import io
 import json
-import os
-import secrets
-import stat
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
@@ -17,6 +14,7 @@ from typing import Any, Final, TextIO
 
 from ..errors import InputError, UnknownNameError
 from ..prompt import KINDS, Request, Segment, prompt_tokens
+from ..whole_files import whole_file
 from .block_identity import BlockIdentity
 from .filler_text import prompt_text
 from .trace_rows import LATEST_S, MOST_TOKENS
@@ -50,7 +48,7 @@ def write_trace(requests: Iterable[Request], path: str | Path, format: str) -> l
     if format not in _WRITERS:
         raise UnknownNameError("format", format, _WRITERS)
     checked = _Checked(requests)
-    with _whole_or_nothing(path) as file:
+    with _text_file(path) as file:
         lost = _WRITERS[format](checked, file)
         if not checked.rows:
             raise InputError("requests", 0, "must be at least one to make a trace")
@@ -89,21 +87,11 @@ class _Checked(Iterator[Request]):
 
 
 @contextmanager
-def _whole_or_nothing(path: str | Path) -> Iterator[TextIO]:
-    target = Path(os.path.realpath(path))
-    temporary = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
-    try:
-        if target.exists() and not stat.S_ISREG(target.stat().st_mode):
-            raise InputError("path", str(path), "must be a new or a regular file to be written")
-        with open(temporary, "xb") as raw:
-            zipped = gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) if target.name.endswith(".gz") else None
-            with io.TextIOWrapper(zipped or raw, encoding="utf-8", newline="\n") as text:
-                yield text
-        os.replace(temporary, target)
-    except OSError as problem:
-        raise InputError("path", str(path), f"cannot be written ({problem.strerror or problem})") from None
-    finally:
-        temporary.unlink(missing_ok=True)
+def _text_file(path: str | Path) -> Iterator[TextIO]:
+    with whole_file(path) as partial, open(partial, "xb") as raw:
+        zipped = gzip.GzipFile(filename="", mode="wb", fileobj=raw, mtime=0) if str(path).endswith(".gz") else None
+        with io.TextIOWrapper(zipped or raw, encoding="utf-8", newline="\n") as text:
+            yield text
 
 
 def _key(where: str, key: object) -> str | int:
