@@ -9,7 +9,7 @@ from typing import Final
 
 from . import stats
 from .errors import InputError, require_count
-from .experiment.axes import Axis, Cell, cell_name, cells, full_key, grid, varied
+from .experiment.axes import Axis, Cell, cell_name, cells, full_key, value_at, varied
 from .experiment.run_store import RunStore
 from .experiment.sweeps import Progress
 from .experiment.workers import Workers
@@ -63,8 +63,9 @@ def highest_rate(
 ) -> Rate:
     """The highest value of ``axis`` (a rate, a number of users) at which ``scenario`` keeps to the objectives.
 
-    A race over 8 values finds between which two it lies; between those the instant at which the mean crosses the bound is found
-    by ``scipy.optimize.brentq`` under common random numbers, and the highest value tried that surely meets is returned.
+    A race over 8 values and the scenario's own finds between which two it lies; between those the value at which the mean
+    crosses the bound is found by ``scipy.optimize.brentq`` under common random numbers, and the highest value tried that surely
+    meets is returned.
 
     >>> from simcache import PoissonRequests, Server
     >>> load = PoissonRequests(rate_per_s=1, count=50, prompt_tokens=4_000, output_tokens=1)
@@ -82,7 +83,11 @@ def highest_rate(
     steps = axis if axis.values is not None else replace(axis, steps=axis.steps or _POINTS, log=axis.log or bool(axis.low))
     simulator = Simulator(store, workers, progress)
     price = Price(name=key, sign=-1)
-    configurations = cells([scenario], grid([steps]))
+    values = steps.grid()
+    own = value_at(scenario, key)
+    if axis.values is None and isinstance(own, (int, float)) and values[0] < own < values[-1] and own not in values:
+        values = tuple(sorted((*values, own)))  # a plan's answer was shown to hold there
+    configurations = cells([scenario], [{axis.key: value} for value in values])
     race = Race(configurations, asked, price, simulator, confidence=confidence, at_most=at_most, indifference=0.0)
     race.run()
 

@@ -76,6 +76,7 @@ INNER_KINDS: Final[Mapping[str, type]] = {
 }
 """Kind -> class, for a field's value that is a table, such as a distribution."""
 NOTHING: Final = "none"
+_MOST_LISTED: Final = 40
 """How a file says None, which TOML lacks: ``kv_tokens = "none"``."""
 
 _WORDS: Final[Mapping[Any, str]] = {
@@ -157,10 +158,13 @@ class Builder:
         return InputError(key, error.value, error.rule, error.way_out, path=error.path or self.path, line=error.line)
 
     def unknown(self, key: str, value: object, rule: str, known: typing.Iterable[str], better: Sequence[str] = ()) -> InputError:
-        """The error about a key that is not known: the near names, then all."""
+        """The error about a key that is not known: the near names, then all; of dotted ones only those outside of other parts."""
         names = sorted(known)
         near = [*better, *difflib.get_close_matches(key.rpartition(".")[2], names, n=3, cutoff=0.6)]
+        near = near or difflib.get_close_matches(key, names, n=3, cutoff=0.6)
         hint = f"Did you mean {' or '.join(map(repr, near))}? " if near else ""
+        if len(names) > _MOST_LISTED:
+            names = [name for name in names if name.count(".") < 2 and name.rpartition(".")[0] in ("", key.rpartition(".")[0])]
         return InputError(key, value, rule, f"{hint}Known: {', '.join(names) or 'no keys at all'}.", path=self.path)
 
     def value(self, hint: Any, value: Any, key: str) -> Any:

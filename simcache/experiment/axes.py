@@ -259,6 +259,19 @@ def full_key(scenario: Scenario, key: str) -> str | None:
     return next((full for full in (key, *(f"{part}.{key}" for part in _LOOK_FIRST)) if full in known), None)
 
 
+def value_at(scenario: Scenario, key: str) -> Any:
+    """What ``scenario`` has at the full ``key``.
+
+    >>> from simcache import Cluster, TypingSessions
+    >>> value_at(Scenario(workload=TypingSessions(users=3), backend=Cluster()), "workload.users")
+    3
+    """
+    part: Any = scenario
+    for name in key.split("."):
+        part = getattr(part, name)
+    return part
+
+
 def varied(scenario: Scenario, key: str, value: Any, make: Builder | None = None) -> Scenario:
     """``scenario`` with the field at the full ``key`` changed to a Python object, or to what a scenario file would say.
 
