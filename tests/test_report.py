@@ -181,7 +181,7 @@ def test_other_folders_are_refused_in_one_line(tmp_path: Path, content: str | No
 def test_a_page_that_cannot_be_written_leaves_nothing(run_folder: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     assert "cannot be written" in simcache("report", run_folder, "-o", tmp_path / "file" / "page.html", status=2).output
-    assert "must be a file" in simcache("report", run_folder, "-o", tmp_path, status=2).output
+    assert "cannot be written" in simcache("report", run_folder, "-o", tmp_path, status=2).output
     assert [path.name for path in tmp_path.iterdir()] == ["file"]
 
 
