@@ -13,7 +13,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from simcache import stats
+from simcache import Scenario, Server, TypingSessions, simulate, stats
 from simcache.errors import InputError, UnknownNameError
 from simcache.records import INTEGER_COLUMNS, NEVER, TEXT_COLUMNS, RecordsBuilder
 from simcache.result import SPANS, Wall, document, json_text, load_records, save_records, summarise, summary_text
@@ -347,3 +347,11 @@ def test_an_empty_builder_saves_and_loads(tmp_path):
     for ending in (".csv", ".parquet"):
         save_records(RecordsBuilder().freeze(), tmp_path / f"r{ending}")
         assert len(load_records(tmp_path / f"r{ending}")) == 0
+
+
+def test_a_note_that_differs_in_numbers_alone_is_said_once_over_seeds():
+    scenario = Scenario(workload=TypingSessions(users=20, p_send=0.7), backend=Server(), duration_s=600)
+    entry = summarise([simulate(scenario, seed=seed) for seed in (4, 5, 6)])
+    drafts = [note for note in entry["notes"] if "never sent" in note]
+    assert len(drafts) == 1
+    assert drafts[0].endswith("drafts were never sent (seed 4; others alike)")
