@@ -10,6 +10,9 @@ Extents, not blocks, move through the free queue and the tree. Three facts make 
 always freed together, tail first, so a queued extent is a run of the queue; (2) residency is prefix-closed, because whoever
 holds a block holds a copy of its parent and frees it right after; (3) which physical block is popped never matters, only how
 many. Under the prepending rule unhashed free blocks all sit in front of the queue: a counter.
+
+Popping is put off: blocks that were taken are *owed* until somebody asks what is resident. Nothing in between can tell: what is
+freed goes behind them in the queue, and a block that gets a key is none of those that are popped.
 """
 
 from __future__ import annotations
@@ -123,7 +126,8 @@ class BlockPool:
         self._fixed = ttl is not None and ttl_kind == "fixed"
         self.free = blocks  # blank + queued
         self.blank = blocks  # unhashed free blocks in front of the queue
-        self.evicted = 0  # blocks that lost their key so far, by eviction or expiry
+        self._evicted = 0
+        self._owed = 0  # blocks taken from the queue that have not been popped yet
         self.inserted = 0
         self.now = 0
         self._roots: dict[Hashable, Node] = {}
@@ -136,6 +140,17 @@ class BlockPool:
         self._used_by_row = used_by_row
         self._dropped_tokens = dropped_tokens
 
+    @property
+    def evicted(self) -> int:
+        """Blocks that lost their key so far, by eviction or expiry."""
+        self.settle()
+        return self._evicted
+
+    @property
+    def any_order(self) -> bool:
+        """Whether blocks may get their keys later than they do, as long as nobody has looked: nothing else depends on it."""
+        return self.ttl is None and self.duplicates != "merge"
+
     # -- lookups -----------------------------------------------------------------------------------------------------------
 
     def root(self, salt: Hashable) -> Node:
@@ -147,6 +162,8 @@ class BlockPool:
 
     def match(self, root: Node, content: Content, limit: int) -> Match:
         """Leading resident blocks of ``content``, at most ``limit``; changes nothing."""
+        if self._owed:
+            self.settle()
         block_tokens = self.block_tokens
         node, at, evictable, path = root, 0, 0, []
         while at < limit and node.children:
@@ -193,9 +210,13 @@ class BlockPool:
         self.free -= count
         if count <= self.blank:
             self.blank -= count
-            return
-        count -= self.blank
-        self.blank = 0
+        else:
+            self._owed += count - self.blank
+            self.blank = 0
+
+    def settle(self) -> None:
+        """Evict what has been taken so far."""
+        count, self._owed = self._owed, 0
         queue = self._queue
         while count:
             front = queue.next
@@ -213,7 +234,7 @@ class BlockPool:
                     continue
                 node.end -= count
                 front.size -= count
-                self.evicted += count
+                self._evicted += count
                 if self._dropped_tokens is not None and not front.used:
                     self._dropped_tokens[front.origin] += count * self.block_tokens
                 return
@@ -231,6 +252,8 @@ class BlockPool:
         if self._inserted_tokens is not None:
             self._inserted_tokens[holding.origin] += (until - at) * block_tokens
         node = holding.node
+        if self._owed and node.children:
+            self.settle()
         if not node.children and holding.pieces and not self._fixed:
             last = holding.pieces[-1][0]
             if last.node is node and last.refs == 1 and last.origin == holding.origin and len(node.extents) == 1:
@@ -293,7 +316,7 @@ class BlockPool:
         self.now = now
         if self.ttl is None:
             return 0
-        before = self.evicted
+        before = self.evicted  # what was taken is popped, not expired
         queue = self._queue
         if self.ttl_kind == "sliding":
             extent = queue.next
@@ -313,6 +336,7 @@ class BlockPool:
 
     def queued(self) -> Iterator[Extent]:
         """Copies with a key that nobody holds, the next to be evicted first."""
+        self.settle()
         extent = self._queue.next
         while extent is not self._queue:
             if extent.node is not None:
@@ -401,7 +425,7 @@ class BlockPool:
         """Take a copy out of the tree; an empty node goes with it, and an empty node above that only waited for it."""
         node = extent.node
         assert node is not None
-        self.evicted += extent.size
+        self._evicted += extent.size
         if self._dropped_tokens is not None and not extent.used:
             self._dropped_tokens[extent.origin] += extent.size * self.block_tokens
         node.extents.remove(extent)
@@ -423,6 +447,7 @@ class BlockPool:
 
     def check(self) -> None:
         """Assert every invariant; O(everything), for tests."""
+        self.settle()
         queued = 0
         extent = self._queue.next
         while extent is not self._queue:

@@ -164,6 +164,7 @@ class ReplicaServer:
         """Lose everything: the step under way, the cache, and the requests, which are returned in order of service."""
         self._catch_up()  # what the steps before the one under way put into the cache is on record
         scheduler = self.scheduler
+        scheduler.settle()
         lives = [*scheduler.running, *scheduler.waiting, *self._incoming]
         lost = [live.ticket for live in lives if live.ticket.outcome is None]
         for ticket in lost:
@@ -256,6 +257,7 @@ class ReplicaServer:
         if not scheduler.running and not scheduler.waiting:
             self._idle = True
             self._stepping = False
+            scheduler.settle()
             return
         self._start()
         for live in incoming:  # the step that starts now was decided before they were seen: they can join the next one
@@ -273,6 +275,7 @@ class ReplicaServer:
             if not scheduler.running and not scheduler.waiting:  # the last one lingered, and found no block to linger in
                 self._idle = True
                 self._stepping = False
+                scheduler.settle()
                 return
             raise DeadlockError(
                 f"replica {self.index} runs nothing and cannot admit request {scheduler.waiting[0].row}: {scheduler.shortage()}"

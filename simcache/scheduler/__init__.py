@@ -200,6 +200,23 @@ class Scheduler(Protocol):
         """Drop what no longer lives at that instant."""
         ...
 
+    def settle(self) -> None:
+        """Do what the store has put off until somebody looks; what it credits to records is complete then."""
+        ...
+
     def shortage(self) -> str:
         """Why the first waiting request is not admitted, for an error message."""
         ...
+
+
+class TimelessStore:
+    """The part of a scheduler whose store has no lifetimes and puts nothing off."""
+
+    def set_time(self, now: int) -> None:
+        """Nothing depends on it."""
+
+    def expire(self) -> None:
+        """Nothing does."""
+
+    def settle(self) -> None:
+        """Nothing waits."""

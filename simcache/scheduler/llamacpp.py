@@ -20,10 +20,10 @@ from collections.abc import Hashable
 
 from ..cache.slots import Slots
 from ..errors import require_count
-from . import DECODE, GONE, PREFILL, WAITING, LiveRequest, Plan
+from . import DECODE, GONE, PREFILL, WAITING, LiveRequest, Plan, TimelessStore
 
 
-class LlamaCppScheduler:
+class LlamaCppScheduler(TimelessStore):
     """One server over its ``slots``; ``max_num_batched_tokens`` is ``n_batch``; ``caching`` False: nobody hits.
 
     >>> from simcache.prompt import Request, Segment
@@ -180,12 +180,6 @@ class LlamaCppScheduler:
         """Hit tokens of a request that took the best idle slot now; none is idle: 0. Changes nothing."""
         index = self.slots.choose(live.content, namespace) if self.caching else None
         return 0 if index is None else self.slots.peek(index, live.content, namespace)
-
-    def set_time(self, now: int) -> None:
-        """Slots have no lifetimes."""
-
-    def expire(self) -> None:
-        """Slots have no lifetimes."""
 
     def shortage(self) -> str:
         return f"{len(self.running)} of {len(self._of_slot)} slots are busy"

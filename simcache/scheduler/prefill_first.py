@@ -39,7 +39,7 @@ class PrefillFirstScheduler(VllmScheduler):
         if plan.chunks:
             return plan
         everybody = self.decodes
-        if self._eager or self._run_decodes(plan, everybody) < 0:
+        if self._eager or self._run_together(plan, everybody) < 0:
             self._run_one_by_one(plan, everybody, False)
         elif self.decodes:
             plan.steps = self._horizon(plan)

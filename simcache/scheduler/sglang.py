@@ -21,7 +21,7 @@ from typing import Final, Literal
 
 from ..cache.radix_tree import Holding, RadixTree
 from ..errors import require_count
-from . import DECODE, GONE, PREFILL, WAITING, LiveRequest, Plan
+from . import DECODE, GONE, PREFILL, WAITING, LiveRequest, Plan, TimelessStore
 from .prefix_order import sort_by_prefix
 
 Policy = Literal["fcfs", "lpm"]
@@ -34,7 +34,7 @@ RATIO_STEPS: Final = 600  # SGLANG_NEW_TOKEN_RATIO_DECAY_STEPS
 RETRACT_STEPS: Final = 20  # SGLANG_RETRACT_DECODE_STEPS
 
 
-class SglangScheduler:
+class SglangScheduler(TimelessStore):
     """One replica's scheduler; ``max_num_batched_tokens`` is the chunk size of prefills, the tree's page the unit of memory;
     ``caching`` False: nobody hits.
 
@@ -388,12 +388,6 @@ class SglangScheduler:
     def peek(self, live: LiveRequest, namespace: Hashable) -> int:
         """Hit tokens of a request that would be admitted now. Changes nothing."""
         return self.tree.peek(live.content, namespace, live.prompt_tokens - 1) if self.caching else 0
-
-    def set_time(self, now: int) -> None:
-        """The tree has no lifetimes."""
-
-    def expire(self) -> None:
-        """The tree has no lifetimes."""
 
     def shortage(self) -> str:
         return f"{self.tree.free_tokens} of {self.tree.capacity_tokens} tokens are free"

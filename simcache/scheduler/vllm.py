@@ -8,8 +8,9 @@ step that preempted; preemption of the last running request (policy ``priority``
 recompute, to the front of the queue.
 
 Decoding requests cost nothing per step: how many tokens each has is (tokens - turn) + turn, how many need a block at a turn
-is a histogram over (turn - tokens) mod block, who finishes when is a heap. Their content enters the pool when they leave.
-Only requests whose output some other live request also contains are kept up to date at every step.
+is a histogram over (turn - tokens) mod block, who finishes when is a heap. Their content enters the pool when they leave,
+that of prompts when somebody looks or leaves. Only requests whose output some other live request also contains are kept up to
+date at every step.
 """
 
 from __future__ import annotations
@@ -70,13 +71,16 @@ class VllmScheduler:
         self.prefills: list[LiveRequest] = []
         self.decodes = 0
         self._kv_base = 0  # sum over decodes of (computed - since)
-        self._phases = [0] * self.block_tokens  # how many decodes need a block at turns with turn % block_tokens == index
+        # How many decodes need a block at turns with turn % block_tokens == index, twice over: any cycle is one slice.
+        self._phases = [0] * (2 * self.block_tokens)
         self._finishes: list[tuple[int, int, LiveRequest]] = []
-        self._live_outputs: dict[Hashable, list[LiveRequest]] = {}
+        self._live_outputs: dict[Hashable, int] = {}  # how many running requests generate this output
+        self._unhashed: list[tuple[Holding, int]] = []  # prompt blocks that are to get their keys, in order
         self._eager = 0
         self._arrivals = 0
         self._admissions = 0
         self._plan: Plan | None = None
+        self._any_order = pool.any_order
 
     # -- who comes and goes ------------------------------------------------------------------------------------------------
 
@@ -111,6 +115,8 @@ class VllmScheduler:
             self.waiting.remove(live)
             live.state = GONE
             return head
+        if live.state == DECODE:
+            self._drop_finish(live)
         self._leave(live, self._computed(live))
         live.state = GONE
         return True
@@ -126,13 +132,13 @@ class VllmScheduler:
         budget_left = -1
         if not self._eager and self.decodes <= budget:
             if not prefills:
-                budget_left = self._run_decodes(plan, budget)
+                budget_left = self._run_together(plan, budget)
             elif len(prefills) == 1 and next(reversed(self.running)) is prefills[0]:
-                budget_left = self._run_decodes_and_chunk(plan, budget, prefills[0], capped)
+                budget_left = self._run_together(plan, budget, prefills[0], capped)
         uniform = budget_left >= 0
         if not uniform:
             budget_left = self._run_one_by_one(plan, budget, capped)
-        if not plan.preempted and self.waiting:
+        if self.waiting and budget_left > 0 and not plan.preempted:
             budget_left = self._admit(plan, budget_left, capped)
         plan.open = budget_left > 0 and len(self.running) < self.max_num_seqs
         # One admission may be part of a lasting batch: a prompt that takes all the budget the decodes leave.
@@ -140,27 +146,30 @@ class VllmScheduler:
             plan.steps = self._horizon(plan)
         return plan
 
-    def _run_decodes(self, plan: Plan, budget: int) -> int:
-        """Every running request decodes one token; -1 when the blocks do not suffice."""
-        growth = self._phases[self._turn % self.block_tokens]
-        if growth > self.pool.free:
+    def _run_together(self, plan: Plan, budget: int, live: LiveRequest | None = None, capped: bool = False) -> int:
+        """Every decode computes one token, and ``live``, the last running request, its chunk; -1 when the blocks do not suffice."""
+        decodes, turn, block_tokens = self.decodes, self._turn, self.block_tokens
+        need = self._phases[turn % block_tokens]
+        budget -= decodes
+        count = 0
+        if live is not None:
+            count = live.prompt_tokens + live.sampled - live.computed
+            if capped and count > self.threshold:
+                count = self.threshold
+            if count > budget:
+                count = budget
+            if not count:
+                return -1
+            need += -(-(live.computed + count) // block_tokens) - live.holding.blocks
+        if need > self.pool.free:
             return -1
-        if growth:
-            self.pool.take(growth)
-        plan.decodes = self.decodes
-        plan.kv_tokens = self._kv_base + self.decodes * self._turn
-        return budget - self.decodes
-
-    def _run_decodes_and_chunk(self, plan: Plan, budget: int, live: LiveRequest, capped: bool) -> int:
-        count = live.target - live.computed
-        if capped and count > self.threshold:
-            count = self.threshold
-        count = min(count, budget - self.decodes)
-        need = self._phases[self._turn % self.block_tokens] + -(-(live.computed + count) // self.block_tokens) - live.holding.blocks
-        if not count or need > self.pool.free:
-            return -1
-        budget = self._run_decodes(plan, budget)
-        self._chunk(plan, live, count)
+        plan.decodes = decodes
+        plan.kv_tokens = self._kv_base + decodes * turn
+        if need:
+            self.pool.take(need)
+        if live is not None:
+            live.holding.blocks = -(-(live.computed + count) // block_tokens)
+            self._chunk(plan, live, count)
         return budget - count
 
     def _run_one_by_one(self, plan: Plan, budget: int, capped: bool) -> int:
@@ -199,7 +208,7 @@ class VllmScheduler:
                     pool.take(need)
                     live.holding.blocks += need
                 if live.eager and self.at_schedule:
-                    pool.insert(live.holding, (computed + 1) // block_tokens)
+                    self._hash(live.holding, (computed + 1) // block_tokens)
                 live.scheduled = 1
             else:
                 self._chunk(plan, live, count)
@@ -242,6 +251,8 @@ class VllmScheduler:
         return budget
 
     def _match(self, live: LiveRequest, target: int) -> Match:
+        if self._unhashed:
+            self._hash_now()
         if self._live_outputs and not self._live_outputs.keys().isdisjoint(live.content.keys):
             self._meet(live)
         return self.pool.match(live.root, live.content, (target - 1) // self.block_tokens if self.pool.caching else 0)
@@ -255,11 +266,12 @@ class VllmScheduler:
         live.order = self._admissions
         self._admissions += 1
         self.running[live] = None
-        sharers = self._live_outputs.setdefault(live.output_key, [])
-        if sharers or any(live.output_key in other.content.keys for other in self.prefills):
+        key = live.output_key
+        sharers = self._live_outputs.get(key, 0)
+        self._live_outputs[key] = sharers + 1
+        if sharers or (self.prefills and any(key in other.content.keys for other in self.prefills)):
             live.eager = True
             self._eager += 1
-        sharers.append(live)
         self.prefills.append(live)
         if live.hit_tokens is None:
             live.hit_tokens = hit_tokens
@@ -270,24 +282,22 @@ class VllmScheduler:
 
     def _chunk(self, plan: Plan, live: LiveRequest, count: int) -> None:
         """Schedule ``count`` prompt tokens of ``live`` in this step."""
-        end = live.computed + count
-        holding = live.holding
-        need = -(-end // self.block_tokens) - holding.blocks
+        computed, holding, block_tokens = live.computed, live.holding, self.block_tokens
+        end = computed + count
+        need = -(-end // block_tokens) - holding.blocks
         if need > 0:
             self.pool.take(need)
             holding.blocks += need
-        if self.at_schedule and end // self.block_tokens > holding.at:
-            self.pool.insert(holding, end // self.block_tokens)
+        if self.at_schedule:
+            self._hash(holding, end // block_tokens)
         live.scheduled = count
         plan.chunks.append(live)
         plan.new_tokens += count
-        plan.attention += count * (2 * live.computed + count)
+        plan.attention += count * (2 * computed + count)
 
     def _horizon(self, plan: Plan) -> int:
         """Steps, this one included, until a request finishes, a prompt is done, or the blocks run out."""
         finishes = self._finishes
-        while finishes and (finishes[0][2].state != DECODE or finishes[0][2].due != finishes[0][0]):
-            heapq.heappop(finishes)  # preempted, aborted or stalled since
         steps = finishes[0][0] - self._turn + 1 if finishes else 0
         chunk = 0
         if plan.chunks:
@@ -316,11 +326,10 @@ class VllmScheduler:
 
     def _growth(self, plan: Plan, steps: int) -> int:
         """Blocks that steps 2..``steps`` of the plan take."""
-        first, block_tokens = self._turn + 1, self.block_tokens
+        block_tokens = self.block_tokens
+        first = (self._turn + 1) % block_tokens
         cycles, extra = divmod(steps - 1, block_tokens)
-        growth = cycles * plan.decodes
-        for i in range(first, first + extra):
-            growth += self._phases[i % block_tokens]
+        growth = cycles * plan.decodes + sum(self._phases[first : first + extra])
         if plan.chunks:
             live = plan.chunks[0]
             growth += -(-(live.computed + live.scheduled * steps) // block_tokens) - live.holding.blocks
@@ -343,13 +352,13 @@ class VllmScheduler:
         first_tokens: list[LiveRequest] = []
         finished: list[LiveRequest] = []
         for live in plan.chunks:
-            live.computed += live.scheduled * steps
+            live.computed = computed = live.computed + live.scheduled * steps
             live.scheduled = 0
             if steps > 1:
-                live.holding.blocks = -(-live.computed // block_tokens)
-            if live.computed // block_tokens > live.holding.at:
-                pool.insert(live.holding, live.computed // block_tokens)
-            if live.computed == live.prompt_tokens + live.sampled:
+                live.holding.blocks = -(-computed // block_tokens)
+            if steps > 1 or not self.at_schedule:
+                self._hash(live.holding, computed // block_tokens)
+            if computed == live.prompt_tokens + live.sampled:
                 self.prefills.remove(live)
                 live.sampled += 1
                 if live.sampled == 1:
@@ -364,13 +373,12 @@ class VllmScheduler:
         if self._eager:
             for live in self.running:
                 if live.eager and live.state == DECODE:
-                    pool.insert(live.holding, self._computed(live) // block_tokens)
+                    self._hash(live.holding, self._computed(live) // block_tokens)
         leaving = [] if self.linger_steps else finished
         finishes = self._finishes
         while finishes and finishes[0][0] < turn:
-            due, order, live = heapq.heappop(finishes)
-            if live.due == due and live.order == order and live.state == DECODE:  # else preempted, aborted or stalled since
-                (leaving if live.lingers else finished).append(live)
+            live = heapq.heappop(finishes)[2]
+            (leaving if live.lingers else finished).append(live)
         if len(finished) > 1:
             finished.sort(key=_by_order)
         for live in finished:
@@ -400,6 +408,7 @@ class VllmScheduler:
         pool = self.pool
         if not pool.caching:
             return 0
+        self._hash_now()
         return (
             pool.match(pool.root(namespace), live.content, (live.prompt_tokens - 1) // self.block_tokens).blocks * self.block_tokens
         )
@@ -411,10 +420,29 @@ class VllmScheduler:
         if self.pool.ttl is not None:
             self.pool.expire(self.pool.now)
 
+    def settle(self) -> None:
+        self._hash_now()
+        self.pool.settle()
+
     def shortage(self) -> str:
         return f"{self.pool.free} of {self.pool.blocks} blocks are free"
 
     # -- inside ------------------------------------------------------------------------------------------------------------
+
+    def _hash(self, holding: Holding, until: int) -> None:
+        """Let blocks up to ``until`` get their keys before anybody looks."""
+        unhashed = self._unhashed
+        if unhashed and unhashed[-1][0] is holding:
+            unhashed[-1] = (holding, until)
+        else:
+            unhashed.append((holding, until))
+        if not self._any_order:
+            self._hash_now()
+
+    def _hash_now(self) -> None:
+        for holding, until in self._unhashed:
+            self.pool.insert(holding, until)
+        self._unhashed.clear()
 
     def _computed(self, live: LiveRequest) -> int:
         return live.computed + self._turn - live.since if live.state == DECODE else live.computed
@@ -425,7 +453,9 @@ class VllmScheduler:
         live.due = due
         self.decodes += 1
         self._kv_base += live.computed - since
-        self._phases[(since - live.computed) % self.block_tokens] += 1
+        phase = (since - live.computed) % self.block_tokens
+        self._phases[phase] += 1
+        self._phases[phase + self.block_tokens] += 1
         heapq.heappush(self._finishes, (due, live.order, live))
 
     def _linger(self, live: LiveRequest, due: int) -> None:
@@ -440,16 +470,26 @@ class VllmScheduler:
     def _stop_decoding(self, live: LiveRequest) -> None:
         self.decodes -= 1
         self._kv_base -= live.computed - live.since
-        self._phases[(live.since - live.computed) % self.block_tokens] -= 1
+        phase = (live.since - live.computed) % self.block_tokens
+        self._phases[phase] -= 1
+        self._phases[phase + self.block_tokens] -= 1
+
+    def _drop_finish(self, live: LiveRequest) -> None:
+        """A decoding request does not finish when it was to."""
+        self._finishes = [finish for finish in self._finishes if finish[2] is not live]
+        heapq.heapify(self._finishes)
 
     def _stall(self, live: LiveRequest) -> None:
         """A decoding request that got no token of this step's budget: everything of it happens one step later."""
         since, due = live.since, live.due
+        self._drop_finish(live)
         self._stop_decoding(live)
         self._start_decoding(live, since + 1, due + 1)
 
     def _preempt(self, plan: Plan, live: LiveRequest) -> None:
         computed = self._computed(live)
+        if live.state == DECODE:
+            self._drop_finish(live)
         if live.lingers:
             self._leave(live, live.prompt_tokens + max(0, live.output_tokens - 1), live.holding.blocks)
             live.state = GONE
@@ -475,14 +515,15 @@ class VllmScheduler:
         elif live.state == DECODE:
             self._stop_decoding(live)
         del self.running[live]
-        sharers = self._live_outputs[live.output_key]
-        if len(sharers) == 1:
-            del self._live_outputs[live.output_key]
-        else:
-            sharers.remove(live)
+        key = live.output_key
+        sharers = self._live_outputs.pop(key)
+        if sharers > 1:
+            self._live_outputs[key] = sharers - 1
         if live.eager:
             live.eager = False
             self._eager -= 1
+        if self._unhashed:
+            self._hash_now()
         holding = live.holding
         self.pool.insert(holding, computed // self.block_tokens)
         holding.blocks = -(-computed // self.block_tokens) if blocks is None else blocks
@@ -492,7 +533,11 @@ class VllmScheduler:
     def _meet(self, live: LiveRequest) -> None:
         """Bring every running request whose output ``live`` contains up to date, now and at every step from here on."""
         for key in live.content.keys:
-            for other in self._live_outputs.get(key, ()):
+            if key not in self._live_outputs:
+                continue
+            for other in self.running:
+                if other.output_key != key:
+                    continue
                 if other.state == DECODE:
                     computed = self._computed(other) + (1 if self.at_schedule else 0)
                     self.pool.insert(other.holding, computed // self.block_tokens)
