@@ -1,17 +1,18 @@
-"""How much traffic keeps a prefix warm; and 5 minutes against 1 hour against keep-alive on the pauses that people really take.
+"""5 minutes against 1 hour against keep-alive, on the pauses that people really take.
 
 Question
-    From how many requests per hour on does a shared prefix stay warm by itself? And where one person comes back after real
-    pauses: is it cheaper to write again, to pay for an hour's lifetime, or to send pings?
+    Where one person comes back to a long context after real pauses: is it cheaper to write it again, to pay for an hour's
+    lifetime, or to send pings? (How much traffic of many people keeps a prefix warm without any of that: study 15.)
 
 Setup
-    Left: Poisson requests over one shared prefix of 20,000 tokens at Claude's rules, 5 minutes and 1 hour; the share that
-    hits, against 1 - exp(-rate * ttl). Right: sessions of 6 questions over a context of 100,000 tokens, with the pauses of 237
-    coding-agent sessions resampled (878 human pauses; where the trace is absent, their log-normal fit), latency jitter off.
-    Pings every 4 minutes; the myopic rule and optimal stopping know the law of the pauses.
+    Left: 237 real coding-agent sessions, read as they are: the tokens that a request could reuse of the one before it, by the gap
+    between their starts. Right: sessions of 6 questions over a context of 100,000 tokens at Claude's rules and prices, with the
+    878 human pauses of those sessions resampled (where the trace is absent, their log-normal fit stands in on both sides), latency
+    jitter off. Pings every 4 minutes; the myopic rule and optimal stopping know the law of the pauses.
 
 What to look at
-    Left: how few requests it takes. Right: dollars per 1,000 questions against the cap on pings, beside the 5-minute and 1-hour
+    Left: tools answer within seconds, so that few of all tokens wait long; after a human pause nearly half of them outlive 5
+    minutes, and few an hour. Right: dollars per 1,000 questions against the cap on pings, beside the 5-minute and 1-hour
     lifetimes without pings; the marks are the two rules' own choices. The pings after a last answer, for somebody who has left,
     are in the bill and not in the rules, so the cheapest cap can lie below theirs.
 """
@@ -24,9 +25,8 @@ from pathlib import Path
 
 import numpy as np
 
-from simcache import theory
 from simcache.engine.run import simulate
-from simcache.report.figures import COLOURS, GREY, save_figure, sheet
+from simcache.report.figures import COLOURS, GREY, LINES, save_figure, sheet
 from simcache.report.warming_figures import plot_lines
 from simcache.scenario import HostedApi, Scenario
 from simcache.warming import NoWarming, WarmingPolicy
@@ -34,7 +34,6 @@ from simcache.warming.keep_alive import KeepAlive, KeepAliveMyopic, KeepAliveOpt
 from simcache.workload.distributions import Law, LogNormal
 from simcache.workload.empirical import TracePauses, session_gaps
 from simcache.workload.presets import TypingSessions
-from simcache.workload.synthetic import PoissonRequests
 
 ROOT = Path(__file__).resolve().parent.parent
 FIGURES = ROOT / "figures"
@@ -42,15 +41,14 @@ TRACE = Path(os.environ.get("SIMCACHE_DATA", ROOT.parent / "shared" / "data")) /
 FIT = LogNormal(median=224, sigma=2.24)
 """Through the logarithms of the 878 pauses."""
 SEED = 1
-PREFIX_TOKENS = 20_000
 CONTEXT_TOKENS = 100_000
-REQUESTS_PER_H = (1, 2, 4, 8, 12, 20, 40, 80)
 TTLS_S = {"5m": 300.0, "1h": 3600.0}
+GAPS_S = np.geomspace(1.0, 86_400.0, 200)
+GAP_TICKS_S = {1: "1 s", 10: "10 s", 60: "1 min", 300: "5 min", 3600: "1 h", 86_400: "1 day"}
 QUESTIONS = 6
 USERS = 150
 INTERVAL_S = 240.0
 CAPS = (0, 1, 2, 4, 6, 9, 12, 15, 20)
-WRITE, READ = 1.25, 0.1
 
 
 def api(ttl: str = "5m") -> HostedApi:
@@ -64,22 +62,6 @@ def api(ttl: str = "5m") -> HostedApi:
         jitter=False,
         prices_at="2026-11-21",
     )
-
-
-def shared_prefix(requests_per_h: float, ttl: str, count: int) -> float:
-    """Share of requests that find the shared prefix alive."""
-    asked = Scenario(
-        workload=PoissonRequests(
-            rate_per_s=requests_per_h / 3600,
-            count=count,
-            prompt_tokens=PREFIX_TOKENS,
-            output_tokens=1,
-            shared_prefix_tokens=PREFIX_TOKENS,
-        ),
-        backend=api(ttl),
-    )
-    hits = simulate(asked, seed=SEED).records["hit_tokens"]
-    return float(np.mean(hits[1:] > 0))
 
 
 def sessions(pauses: Law, users: int) -> Scenario:
@@ -110,20 +92,23 @@ def bill(asked: Scenario, policy: WarmingPolicy) -> tuple[float, float]:
     return usd, float(np.mean(back["hit_tokens"] >= CONTEXT_TOKENS))
 
 
-def lost_shares(path: Path) -> tuple[float, float]:
-    """Of the tokens that the next request could reuse: the share behind a gap over 5 minutes, of all and after a human pause."""
+def reusable(path: Path) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Tokens that the next request could reuse and its gap from start to start in seconds: of all, and after a human pause."""
     gaps = [gap for session in session_gaps(path) for gap in session]
     tokens, spans_s = np.array([gap.reusable_tokens for gap in gaps]), np.array([gap.start_to_start_s for gap in gaps])
     human = np.array([not gap.after_tool for gap in gaps])
-    late = spans_s > TTLS_S["5m"]
-    return float(tokens[late].sum() / tokens.sum()), float(tokens[late & human].sum() / tokens[human].sum())
+    return {"all requests": (tokens, spans_s), "after a human pause": (tokens[human], spans_s[human])}
+
+
+def share_behind(tokens: np.ndarray, spans_s: np.ndarray, gap_s: float) -> float:
+    """Share of the tokens that sit behind a gap longer than ``gap_s``."""
+    return float(tokens[spans_s > gap_s].sum() / tokens.sum())
 
 
 def main(quick: bool) -> str:
     """Run the study; the answer in one sentence."""
-    count, users = (400, 40) if quick else (4_000, USERS)
+    users = 40 if quick else USERS
     pauses: Law = TracePauses(path=TRACE) if TRACE.exists() else FIT
-    warm = {ttl: [shared_prefix(rate, ttl, count) for rate in REQUESTS_PER_H] for ttl in TTLS_S}
     asked = sessions(pauses, users)
     caps = CAPS[::3] if quick else CAPS
     pinged = [bill(asked, KeepAlive(interval_s=INTERVAL_S, most_pings=cap)) for cap in caps]
@@ -133,16 +118,21 @@ def main(quick: bool) -> str:
         "optimal stopping": KeepAliveOptimal(gap=pauses, interval_s=INTERVAL_S, most_pings=max(CAPS)),
     }
     chosen = {name: (policy.pings(0.0), *bill(asked, policy)) for name, policy in rules.items()}
+    real = reusable(TRACE) if TRACE.exists() else {}
+    behind = {name: [share_behind(*each, gap_s) for gap_s in GAPS_S.tolist()] for name, each in real.items()}
+    if not behind:
+        behind = {"pauses, log-normal fit": (1 - np.asarray(FIT.cdf(GAPS_S))).tolist()}
     with sheet(1, 2, width=11.5, height=4.4) as (figure, (left, right)):
-        plot_lines(REQUESTS_PER_H, {f"{ttl}, simulated": values for ttl, values in warm.items()}, left)
-        grid = np.geomspace(REQUESTS_PER_H[0], REQUESTS_PER_H[-1], 100)
+        for index, (name, shares) in enumerate(behind.items()):
+            left.plot(GAPS_S, np.array(shares) * 100, label=name, color=COLOURS[index], linestyle=LINES[index], linewidth=1.8)
         for ttl_s in TTLS_S.values():
-            left.plot(grid, [theory.ttl_hit_probability(rate / 3600, ttl_s) for rate in grid], color=GREY, linewidth=0.9)
+            left.axvline(ttl_s, color=GREY, linewidth=0.9)
         left.set_xscale("log")
-        left.set_xticks(REQUESTS_PER_H, [str(rate) for rate in REQUESTS_PER_H])
-        left.set(xlabel="requests per hour over one prefix", ylabel="share that find it alive", ylim=(0, 1.02))
-        left.set_title("How much traffic keeps a prefix warm (grey: theory)")
-        left.legend(loc="lower right")
+        left.set_xticks(list(GAP_TICKS_S), list(GAP_TICKS_S.values()))
+        left.minorticks_off()
+        left.set(xlabel="gap from start to start", ylabel="reusable tokens behind a longer gap, %", ylim=(0, 102))
+        left.set_title("What a lifetime loses (grey: 5 minutes, 1 hour)")
+        left.legend(loc="upper right")
         plot_lines(caps, {"5 minutes and pings": [usd for usd, _ in pinged]}, right)
         for index, (name, (usd, _)) in enumerate({"5 minutes, no pings": five, "1 hour, no pings": hour}.items(), start=1):
             right.axhline(usd, color=COLOURS[index], linestyle="--" if index == 1 else "-.", linewidth=1.5, label=name)
@@ -155,23 +145,23 @@ def main(quick: bool) -> str:
         save_figure(figure, (FIGURES / "quick" if quick else FIGURES) / "07_ttl_or_keep_alive.png")
     best_cap, (best_usd, best_warm) = min(zip(caps, pinged, strict=True), key=lambda each: each[1][0])
     myopic, optimal = chosen["myopic rule"], chosen["optimal stopping"]
+    most = f"at most {best_cap} ping" + ("" if best_cap == 1 else "s")
     source = "real pauses" if TRACE.exists() else "a log-normal fit of real pauses (the trace is absent)"
-    of_all = ""
-    if TRACE.exists():
-        every, human = lost_shares(TRACE)
-        of_all = (
-            f" {every:.0%} of all reusable tokens, but {human:.0%} of those after a human pause, sit behind a gap over 5 minutes."
+    lost = ""
+    if real:
+        every, human = (share_behind(*each, TTLS_S["5m"]) for each in real.values())
+        lost = (
+            f"{every:.0%} of all reusable tokens, but {human:.0%} of those after a human pause, sit behind a gap over 5 minutes. "
         )
     return (
-        f"12 requests an hour keep a 5-minute prefix warm {warm['5m'][REQUESTS_PER_H.index(12)]:.0%} of the time and 1 an hour "
-        f"a 1-hour prefix {warm['1h'][0]:.0%}. On {source}, 1,000 questions over {CONTEXT_TOKENS // 1000}k tokens cost "
+        f"{lost}On {source}, 1,000 questions over {CONTEXT_TOKENS // 1000}k tokens cost "
         f"${five[0]:.0f} at 5 minutes ({five[1]:.0%} of returns warm), ${hour[0]:.0f} at 1 hour ({hour[1]:.0%}), and "
-        f"${best_usd:.0f} with at most {best_cap} pings ({best_warm:.0%}); the myopic rule sends {myopic[0]} (${myopic[1]:.0f}), "
-        f"optimal stopping {optimal[0]} (${optimal[1]:.0f}).{of_all}"
+        f"${best_usd:.0f} with {most} ({best_warm:.0%}); the myopic rule sends {myopic[0]} (${myopic[1]:.0f}), "
+        f"optimal stopping {optimal[0]} (${optimal[1]:.0f})."
     )
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer requests, people and caps")
+    parser.add_argument("--quick", action="store_true", help="fewer people and caps")
     print(main(parser.parse_args().quick))

@@ -94,6 +94,17 @@ def two_digits(value: float) -> str:
     return f"{float(f'{value:.1e}'):,.0f}"
 
 
+def pays(volumes_per_h: np.ndarray, own_usd: np.ndarray, api_usd: float) -> str:
+    """From which volume on renting is cheaper, and whether it stays so when the next replica begins empty."""
+    cheaper = own_usd <= api_usd
+    if not cheaper.any():
+        return "never"
+    first = int(np.argmax(cheaper))
+    if cheaper[first:].all():
+        return f"from {two_digits(volumes_per_h[first])} questions an hour on"
+    return f"only while replicas are nearly full, first at {two_digits(volumes_per_h[first])} questions an hour"
+
+
 def main(quick: bool) -> str:
     """Run the study; the answer in one sentence."""
     duration_s = QUICK_DURATION_S if quick else DURATION_S
@@ -125,9 +136,7 @@ def main(quick: bool) -> str:
         ax.legend(loc="upper right")
         save_figure(figure, (FIGURES / "quick" if quick else FIGURES) / "12_api_or_own_gpus.png")
     said = "; ".join(
-        f"against {name} ({flat[name]:.2f} dollars per 1,000) "
-        + ("never" if crossing is None else f"from {two_digits(crossing)} questions an hour on")
-        for name, crossing in crossings.items()
+        f"against {name} ({price:.2f} dollars per 1,000) {pays(volumes, own[True], price)}" for name, price in flat.items()
     )
     return (
         f"One H100 at {usd_per_h:.2f} dollars an hour carries {two_digits(capacities[True])} such questions an hour with prefix "

@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 STUDIES = Path(__file__).resolve().parent.parent / "studies"
@@ -43,6 +44,15 @@ def test_fan_out_by_hand():
     assert at_once == pytest.approx(32 * 50_000 * 3.75e-6 + own)
     assert ordered == pytest.approx(50_000 * 3.75e-6 + 31 * 50_000 * 0.3e-6 + own)
     assert warmed == pytest.approx(50_000 * 3.75e-6 + 32 * 50_000 * 0.3e-6 + own)
+
+
+def test_renting_pays_from_a_volume_on_or_only_while_replicas_are_nearly_full():
+    study = load("12_api_or_own_gpus")
+    volumes = np.linspace(1_000, 40_000, 40)
+    own = study.own_usd_per_1000(volumes, 20_000, 4.0)
+    assert study.pays(volumes, own, 1.0) == "from 4,000 questions an hour on"
+    assert study.pays(volumes, own, 0.25) == "only while replicas are nearly full, first at 16,000 questions an hour"
+    assert study.pays(volumes, own, 0.1) == "never"
 
 
 def test_layouts_hold_the_same_tokens_in_another_order():

@@ -6,7 +6,6 @@ import importlib.util
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 STUDIES = Path(__file__).parent.parent / "studies"
@@ -41,7 +40,9 @@ def test_a_quick_study_draws_one_figure_and_answers_in_one_sentence(name, said, 
 
 def test_the_share_of_tokens_behind_long_pauses_is_the_published_one(shared_data):
     """5 % of all reusable tokens, but 45 % of those after a human pause, sit behind a gap over 5 minutes."""
-    of_all, of_human = loaded("07_ttl_or_keep_alive").lost_shares(shared_data / "traces" / "claude_code_sessions.jsonl.gz")
+    study = loaded("07_ttl_or_keep_alive")
+    gaps = study.reusable(shared_data / "traces" / "claude_code_sessions.jsonl.gz")
+    of_all, of_human = (study.share_behind(*each, 300.0) for each in gaps.values())
     assert of_all == pytest.approx(0.05, abs=0.005)
     assert of_human == pytest.approx(0.45, abs=0.01)
 
@@ -51,13 +52,3 @@ def test_what_warming_costs_in_the_map_is_the_closed_form():
     sent, left = study.extra_usd(50_000)
     for p_send in (0.3, 0.7, 1.0):
         assert sent + left * (1 - p_send) / p_send == pytest.approx(study.extra_by_theory_usd(50_000, p_send), rel=1e-3)
-
-
-def test_traffic_keeps_a_prefix_warm_as_theory_says():
-    from simcache import theory
-
-    study = loaded("07_ttl_or_keep_alive")
-    for ttl, ttl_s in study.TTLS_S.items():
-        found = np.array([study.shared_prefix(rate, ttl, 2_000) for rate in (2, 12, 40)])
-        expected = [theory.ttl_hit_probability(rate / 3600, ttl_s) for rate in (2, 12, 40)]
-        assert found == pytest.approx(expected, abs=0.04)
