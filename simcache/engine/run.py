@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import Final
@@ -26,7 +27,7 @@ from ..scheduler.vllm import VllmScheduler
 from ..steady import overload
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
-from .backend import Backend
+from .backend import Backend, Ticket
 from .clock import Alarm, Clock, instant
 from .journal import Journal
 from .overheard import Overheard
@@ -141,7 +142,7 @@ class _Feeder:
     def __init__(self, env: Clock, backend: Backend, requests: Iterator[Request], until: int | None) -> None:
         self.reading_s = 0.0
         self._env = env
-        self._serve = backend.serve
+        self._backend = backend
         self._requests = requests
         self._until = until
         self._chunk: list[Request] = []
@@ -171,13 +172,18 @@ class _Feeder:
         self._alarm.set(at - self._env.now)
 
     def _send(self, event: Event) -> None:
-        now, serve = self._env.now, self._serve
+        now, serve = self._env.now, self._backend.serve
         request = self._peek()
         while request is not None and instant(request.arrived_at_s) == now:
-            serve(request)
+            ticket = serve(request)
+            if request.cancelled_after_s is not None:
+                self._env.call(partial(self._cancel, ticket), instant(request.cancelled_after_s))
             self._next += 1
             request = self._peek()
         self._schedule()
+
+    def _cancel(self, ticket: Ticket, event: Event) -> None:
+        self._backend.cancel(ticket)
 
 
 def _run_clock(env: Clock, until: int | None, progress: Callable[[float], None] | None) -> int:
