@@ -5,7 +5,6 @@ from __future__ import annotations
 import html
 import json
 import os
-import re
 import shutil
 import tempfile
 import textwrap
@@ -19,6 +18,7 @@ from numpy.typing import NDArray
 
 from . import metrics, stats, units
 from .errors import InputError, UnknownNameError, require
+from .notes import notes_of
 from .records import INTEGER_COLUMNS, NEVER, OUTCOMES, TEXT_COLUMNS, Records
 
 if TYPE_CHECKING:
@@ -31,8 +31,6 @@ SCHEMA_VERSION: Final = 1
 STATISTICS: Final = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 """Quantiles that every span is given with, beside its mean; ``stats.quantile`` says how they interpolate."""
 SPANS: Final = ("ttft_s", "e2e_s", "perceived_s", "queue_s", "tpot_s")
-
-_NUMBER: Final = re.compile(r"\d[\d,.]*")
 
 Json = dict[str, Any]
 
@@ -256,18 +254,8 @@ def summarise(results: Sequence[Result]) -> Json:
     entry["extrapolated"] = any(result.extrapolated for result in results)
     sources = [dict(r.provenance) if isinstance(r.provenance, Mapping) else r.provenance for r in results]
     entry["provenance"] = sources[0] if all(source == sources[0] for source in sources) else sources
-    entry["notes"] = _notes(results)
+    entry["notes"] = notes_of(results)
     return entry
-
-
-def _notes(results: Sequence[Result]) -> list[str]:
-    """Each note once; of those that differ between the seeds in their numbers alone, the first one."""
-    said: dict[str, dict[str, int]] = {}
-    for result in results:
-        for note in result.notes:
-            said.setdefault(_NUMBER.sub("#", note), {}).setdefault(note, result.seed)
-    firsts = [(*next(iter(notes.items())), len(notes)) for notes in said.values()]
-    return [note if count == 1 else f"{note} (seed {seed}; others alike)" for note, seed, count in firsts]
 
 
 def document(entries: Sequence[Json]) -> Json:

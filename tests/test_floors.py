@@ -48,6 +48,7 @@ FLOORS: Final = (
             "logs",
             "benchmark_results",
             "metrics_page",
+            "notes",
             "usage_blocks",
             "price_list",
             "pricing",

@@ -44,6 +44,7 @@ def command(
     """
     from ..experiment.comparison import METRICS, compare
     from ..experiment.workers import Workers
+    from ..notes import notes_of
     from ..result import json_text
     from ..scenario_file import load_scenarios
     from .progress import runs_bar
@@ -69,7 +70,7 @@ def command(
         print_lines(line)
     if found.headroom:
         click.echo()
-    for note in list(dict.fromkeys(note for runs in found.sweep.runs for run in runs.values() for note in run.notes))[:8]:
+    for note in notes_of(run for runs in found.sweep.runs for run in runs.values())[:8]:
         print_lines(f"note: {note}")
     complain(found.sweep)
 

@@ -99,6 +99,7 @@ def _show(found: Sweep) -> None:
     from ..experiment.axes import label
     from ..experiment.runs import Metric
     from ..experiment.study import METRICS
+    from ..notes import notes_of
     from .table import print_answer, print_lines, width
 
     study = found.study
@@ -123,8 +124,8 @@ def _show(found: Sweep) -> None:
         "Means over the seeds; below each, half of its 95 % interval." + (f" {more:,} more rows: table.csv." if more > 0 else "")
     )
     print_answer(found.answer())
-    notes = [*found.notes, *(note for runs in found.runs for run in runs.values() for note in run.notes)]
-    for note in list(dict.fromkeys(notes))[:8]:
+    notes = [*found.notes, *notes_of(run for runs in found.runs for run in runs.values())]
+    for note in notes[:8]:
         print_lines(f"note: {note}")
 
 

@@ -11,6 +11,7 @@ from typing import Any, Final
 
 from .. import stats, units
 from ..errors import require, require_count
+from ..notes import notes_of
 from ..scenario import Scenario
 from .headroom import MOST_REQUESTS, UNKNOWN, Headroom, oracle_scenario, run_figures_of, twins
 from .run_store import RunStore
@@ -189,7 +190,6 @@ class Comparison:
                 entry["live_tests"] = [{**vars(test)} for test in tests]
             entry["answer"] = pair.answer()
             entries.append(entry)
-        notes = [note for runs in self.sweep.runs for run in runs.values() for note in run.notes]
         failures = [failure._asdict() for failure in self.sweep.failures]
         room = {name: {**found.document(), "answer": found.sentence()} for name, found in self.headroom.items()}
         return {
@@ -197,7 +197,7 @@ class Comparison:
             "comparisons": entries,
             "headroom": room,
             "failures": failures,
-            "notes": list(dict.fromkeys(notes)),
+            "notes": notes_of(run for runs in self.sweep.runs for run in runs.values()),
         }
 
 

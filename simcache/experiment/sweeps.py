@@ -12,6 +12,7 @@ from typing import Any, Final, NamedTuple
 
 from .. import stats, units
 from ..errors import InputError, require, require_number
+from ..notes import notes_of
 from ..scenario import Scenario
 from ..scenario_file import to_toml
 from ..whole_files import whole_file
@@ -108,7 +109,7 @@ class Sweep:
                 "scenario_toml": to_toml(cell.scenario),
                 "extrapolated": any(run.extrapolated for run in runs),
                 "provenance": dict(runs[0].provenance) if runs else {},
-                "notes": list(dict.fromkeys(note for run in runs for note in run.notes)),
+                "notes": notes_of(runs),
                 "quantiles": {
                     span: [sum(values) / len(values) for values in zip(*each, strict=True)]
                     for span in ("ttft_s", "e2e_s")
