@@ -252,6 +252,8 @@ class BlockPool:
         if self._inserted_tokens is not None:
             self._inserted_tokens[holding.origin] += (until - at) * block_tokens
         node = holding.node
+        if self._fixed and node.parent is None and node is not holding.root:
+            node = self._way_to(holding)
         if self._owed and node.children:
             self.settle()
         if not node.children and holding.pieces and not self._fixed:
@@ -285,6 +287,8 @@ class BlockPool:
                 holding.node = child
                 self._give_back_blank(end - at)
                 self.inserted -= end - at
+                if self._inserted_tokens is not None:
+                    self._inserted_tokens[holding.origin] -= (end - at) * block_tokens
             else:
                 self._add_extent(child, holding, at)
             node = child
@@ -386,6 +390,21 @@ class BlockPool:
         node.extents.insert(0 if self.duplicates == "replace" else len(node.extents), extent)
         holding.pieces.append((extent, at))
         holding.node = node
+
+    def _way_to(self, holding: Holding) -> Node:
+        """The end of a holding in the tree, all of whose copies expired while it was held: empty nodes lead there again."""
+        self.settle()
+        node, at, content = holding.root, 0, holding.content
+        while at < holding.at:
+            key = content.block_key(at, self.block_tokens)
+            child = node.children.get(key)
+            if child is None:
+                child = node.children[key] = Node(node, key, at, holding.at, content)
+            stop = child.end if child.end < holding.at else holding.at
+            assert child.content is not None
+            at = content.agrees_until(child.content, at * self.block_tokens, stop * self.block_tokens) // self.block_tokens
+            node = child if at == child.end else self._split(child, at)
+        return node
 
     def _split(self, node: Node, at: int) -> Node:
         """Split at block index ``at``; the existing objects stay the tail, so nobody's pointers change. Returns the head."""
