@@ -18,7 +18,7 @@ import click
 import simcache
 from simcache import scenario_kinds
 from simcache.cli import VERBS, main
-from simcache.records import INTEGER_COLUMNS, TEXT_COLUMNS
+from simcache.records import INTEGER_COLUMNS, TEXT_COLUMNS, TIER_COLUMNS, TIER_HITS
 
 ROOT = Path(__file__).resolve().parent.parent
 WIDTH = 100
@@ -143,6 +143,9 @@ def _names() -> str:
 
 def _columns() -> str:
     rows = [f"| `{name}` | {what} |" for name, what in {**TEXT_COLUMNS, **INTEGER_COLUMNS}.items()]
+    hits = "of hit_tokens, those loaded from that tier; what is left was in GPU memory"
+    tiers = {f"{TIER_HITS}TIER": hits, **TIER_COLUMNS}
+    rows += [f"| `{name}` | with tiers: {what} |" for name, what in tiers.items()]
     return "| column | what it holds |\n|---|---|\n" + "\n".join(rows)
 
 

@@ -13,6 +13,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from .cache.tiers import Tier as Tier
     from .engine.run import simulate as simulate
     from .engine.sent import sent_requests as sent_requests
     from .errors import DeadlockError as DeadlockError
@@ -27,6 +28,10 @@ if TYPE_CHECKING:
     from .experiment.study import Precision as Precision
     from .experiment.sweeps import Sweep as Sweep
     from .experiment.sweeps import sweep as sweep
+    from .faults import Crash as Crash
+    from .faults import CrashRate as CrashRate
+    from .faults import Slow as Slow
+    from .faults import TierOutage as TierOutage
     from .latency import HostedProfile as HostedProfile
     from .latency import LatencyModel as LatencyModel
     from .latency import ServerProfile as ServerProfile
@@ -39,10 +44,10 @@ if TYPE_CHECKING:
     from .prompt import Prompt as Prompt
     from .prompt import Request as Request
     from .prompt import Segment as Segment
+    from .record_files import load_records as load_records
+    from .record_files import save_records as save_records
     from .records import Records as Records
     from .result import Result as Result
-    from .result import load_records as load_records
-    from .result import save_records as save_records
     from .result import summarise as summarise
     from .scenario import Cluster as Cluster
     from .scenario import HostedApi as HostedApi
@@ -106,7 +111,10 @@ _HOMES = {
     "planner": ("Plan", "plan"),
     "prompt": ("Prompt", "Request", "Segment"),
     "records": ("Records",),
-    "result": ("Result", "load_records", "save_records", "summarise"),
+    "record_files": ("load_records", "save_records"),
+    "result": ("Result", "summarise"),
+    "cache.tiers": ("Tier",),
+    "faults": ("Crash", "CrashRate", "Slow", "TierOutage"),
     "scenario": ("Cluster", "HostedApi", "Scenario", "Server"),
     "scenario_file": ("load_scenarios", "to_toml"),
     "experiment.study": ("Precision",),

@@ -65,16 +65,38 @@ class CrashRate:
         require_number("down_s", self.down_s, above=0)
 
 
-Fault = Crash | Slow | CrashRate
+@dataclass(frozen=True, kw_only=True)
+class TierOutage:
+    """The memory ``tier`` of that name cannot be reached from ``at_s`` for ``for_s`` seconds, by any replica.
+
+    Loads under way fail and are computed instead; nothing is found or written there until it is back, with what it had.
+
+    >>> TierOutage(at_s=600, tier="host", for_s=30).tier
+    'host'
+    """
+
+    at_s: float
+    tier: str
+    for_s: float
+
+    def __post_init__(self) -> None:
+        require_number("at_s", self.at_s, at_least=0)
+        require_number("for_s", self.for_s, above=0)
+
+
+Fault = Crash | Slow | CrashRate | TierOutage
 
 
 class FaultEvent(NamedTuple):
-    """At ``at_s`` the replica goes ``down``, comes ``up``, or gets a new ``speed`` (factor on its step times)."""
+    """At ``at_s`` the replica goes ``down``, comes ``up``, or gets a new ``speed`` (factor on its step times); or the ``tier`` is
+    ``cut_off`` or ``back`` (for all replicas: -1).
+    """
 
     at_s: float
     what: str
     replica: int
     factor: float = 1.0
+    tier: str = ""
 
 
 def schedule(faults: Sequence[Fault], *, replicas: int, until_s: float | None, seed: int) -> list[FaultEvent]:
@@ -96,6 +118,10 @@ def schedule(faults: Sequence[Fault], *, replicas: int, until_s: float | None, s
                     at_s += fault.down_s
                     events.append(FaultEvent(at_s, "up", replica))
                     at_s += float(rng.exponential(fault.mean_between_s))
+            continue
+        if isinstance(fault, TierOutage):
+            events.append(FaultEvent(fault.at_s, "cut_off", -1, tier=fault.tier))
+            events.append(FaultEvent(fault.at_s + fault.for_s, "back", -1, tier=fault.tier))
             continue
         if fault.replica >= replicas:
             raise InputError(f"faults[{number}].replica", fault.replica, f"must be a replica from 0 to {replicas - 1}")

@@ -5,6 +5,7 @@ Which requests count where:
 - spans (``ttft_s``, ``e2e_s``, ``tpot_s``, ``queue_s``, ``perceived_s``, ``ttft_after_warm_s``): user requests with outcome ok;
 - ``slo_share`` and goodput: every user request; one that never got a first token missed the objective;
 - hit ratios: user requests whose computation began (a rejected request never asked the cache);
+- ``tier_hit_tokens``: as hit ratios; ``load_wait_s``: answered user requests that loaded something;
 - ``warm_ups``: requests of kind warm, whatever became of them.
 """
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .errors import InputError, require_number
-from .records import NEVER, Records
+from .records import NEVER, TIER_HITS, Records
 
 Floats = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -158,10 +159,39 @@ def hits(records: Records) -> Hits:
     >>> hits(b.freeze()).token_hit_ratio, hits(b.freeze()).block_hit_ratio
     (0.64, None)
     """
-    began = (records["outcome"] == "ok") | (records["first_scheduled_at_ns"] != NEVER)
-    looked_up = records.where(user_mask(records) & np.asarray(began, dtype=bool))
+    looked_up = _looked_up(records)
     names = ("hit_tokens", "prompt_tokens", "hit_blocks", "prompt_blocks")
     return Hits(*(int(looked_up[name].sum()) for name in names))
+
+
+def _looked_up(records: Records) -> Records:
+    began = (records["outcome"] == "ok") | (records["first_scheduled_at_ns"] != NEVER)
+    return records.where(user_mask(records) & np.asarray(began, dtype=bool))
+
+
+def tier_hit_tokens(records: Records) -> dict[str, int]:
+    """Of the hit tokens of ``hits``, those loaded from each tier below GPU memory, nearest first; empty without tiers.
+
+    >>> from simcache.records import RecordsBuilder
+    >>> b = RecordsBuilder(tiers=("host",)); r = b.row(outcome="ok"); b.tier_hit_tokens[0][r] = 64; tier_hit_tokens(b.freeze())
+    {'host': 64}
+    """
+    looked_up = _looked_up(records)
+    return {tier: int(looked_up[f"{TIER_HITS}{tier}"].sum()) for tier in records.tiers}
+
+
+def load_wait_s(records: Records) -> Floats:
+    """Seconds waited for blocks from lower tiers, of answered user requests that did wait; empty without tiers.
+
+    >>> from simcache.records import RecordsBuilder
+    >>> b = RecordsBuilder(tiers=("host",)); r = b.row(outcome="ok"); b.load_wait_ns[r] = 5 * 10**8
+    >>> load_wait_s(b.freeze()).tolist()
+    [0.5]
+    """
+    if not records.tiers:
+        return np.array([])
+    waited = answered(records).seconds("load_wait_ns")
+    return np.asarray(waited[waited > 0])
 
 
 def token_hit_ratio(records: Records) -> float | None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from array import array
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -28,7 +28,7 @@ INTEGER_COLUMNS: Final = {
     "cancelled_at_ns": "the instant of cancellation",
     "queue_ns": "time before the first token in which none of it was being computed",
     "prompt_tokens": "tokens of the prompt",
-    "hit_tokens": "leading prompt tokens served from cache (at its first admission)",
+    "hit_tokens": "leading prompt tokens that it did not compute: in the cache, or loaded into it (at its first admission)",
     "prompt_blocks": "blocks of the prompt (partial last block included); at hosted APIs the provider's units",
     "hit_blocks": "leading blocks served from cache",
     "output_tokens": "tokens generated",
@@ -47,6 +47,13 @@ INTEGER_COLUMNS: Final = {
     "residual_warm_ns": "what was left of that warm-up at submit; 0: it was done; null: no warm-up",
     "cold_ns": "estimated time to first token of a person's question had nothing been cached, on an idle backend; null: not asked",
 }
+TIER_COLUMNS: Final = {
+    "load_wait_ns": "time it waited for blocks from lower tiers of memory, in all; part of its queueing time",
+    "tier_faults": "lookups that found a tier cut off, and loads that failed for it",
+}
+"""Only where the backend has tiers below the GPU's memory; beside them ``TIER_HITS`` + name for each tier."""
+TIER_HITS: Final = "hit_tokens_"
+"""A column per tier: of hit_tokens, those loaded from the tier whose name follows."""
 TEXT_COLUMNS: Final = {
     "session": "session name; empty: none",
     "user": "user name; empty: none",
@@ -79,13 +86,15 @@ _ROWS_AT_A_TIME: Final = 512
 class RecordsBuilder:
     """Grows records row by row: ``row()`` opens one with defaults, ``builder.column[row] = value`` fills it.
 
+    ``tiers`` names the memory below the GPU's; ``tier_hit_tokens`` are its columns in that order.
+
     >>> b = RecordsBuilder(); r = b.row(); b.prompt_tokens[r] = 8; b.freeze().prompt_tokens.tolist()
     [8]
     """
 
-    __slots__ = (*INTEGER_COLUMNS, *TEXT_COLUMNS, "_defaults", "_room", "rows")
+    __slots__ = (*INTEGER_COLUMNS, *TEXT_COLUMNS, *TIER_COLUMNS, "_defaults", "_room", "_tiers", "rows", "tier_hit_tokens")
 
-    def __init__(self) -> None:
+    def __init__(self, tiers: Sequence[str] = ()) -> None:
         self.rows = 0
         self._room = 0  # rows that the integer columns have room for
         self._defaults = []
@@ -93,6 +102,12 @@ class RecordsBuilder:
             column = array("q")
             setattr(self, name, column)
             self._defaults.append((column, array("q", [_DEFAULTS[name]]) * _ROWS_AT_A_TIME))
+        self._tiers = tuple(tiers)
+        self.tier_hit_tokens = tuple(array("q") for _ in tiers)
+        self.load_wait_ns: array[int] | None = array("q") if tiers else None
+        self.tier_faults: array[int] | None = array("q") if tiers else None
+        for column in self._tier_columns().values():
+            self._defaults.append((column, array("q", [0]) * _ROWS_AT_A_TIME))
         for name in TEXT_COLUMNS:
             setattr(self, name, [])
 
@@ -123,8 +138,15 @@ class RecordsBuilder:
         0
         """
         integers = {name: np.array(getattr(self, name)[: self.rows], dtype=np.int64) for name in INTEGER_COLUMNS}
+        integers |= {name: np.array(column[: self.rows], dtype=np.int64) for name, column in self._tier_columns().items()}
         texts = {name: np.array(getattr(self, name), dtype=object) for name in TEXT_COLUMNS}
         return Records({**texts, **integers})
+
+    def _tier_columns(self) -> dict[str, array[int]]:
+        if self.load_wait_ns is None or self.tier_faults is None:
+            return {}
+        hits = {f"{TIER_HITS}{name}": column for name, column in zip(self._tiers, self.tier_hit_tokens, strict=True)}
+        return {**hits, "load_wait_ns": self.load_wait_ns, "tier_faults": self.tier_faults}
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,8 +178,10 @@ class Records:
             raise AttributeError(name) from None
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Records) and all(
-            np.array_equal(column, other.columns[name]) for name, column in self.columns.items()
+        return (
+            isinstance(other, Records)
+            and self.columns.keys() == other.columns.keys()
+            and all(np.array_equal(column, other.columns[name]) for name, column in self.columns.items())
         )
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
@@ -165,6 +189,15 @@ class Records:
         names = list(self.columns)
         for values in zip(*(self.columns[name].tolist() for name in names), strict=True):
             yield {name: None if value == NEVER else value for name, value in zip(names, values, strict=True)}
+
+    @property
+    def tiers(self) -> tuple[str, ...]:
+        """Names of the memory tiers below the GPU's that the run had, nearest first.
+
+        >>> RecordsBuilder(tiers=("host",)).freeze().tiers
+        ('host',)
+        """
+        return tuple(name.removeprefix(TIER_HITS) for name in self.columns if name.startswith(TIER_HITS))
 
     def where(self, mask: NDArray[np.bool_]) -> Records:
         """The rows where ``mask`` is true (``warm_row`` goes on pointing at rows of the whole).

@@ -19,7 +19,8 @@ from numpy.typing import NDArray
 from . import metrics, stats, units
 from .errors import InputError, UnknownNameError, require
 from .notes import notes_of
-from .records import INTEGER_COLUMNS, NEVER, OUTCOMES, TEXT_COLUMNS, Records
+from .record_files import save_records
+from .records import NEVER, OUTCOMES, TEXT_COLUMNS, Records
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -113,8 +114,9 @@ class Result:
         except ImportError:
             raise InputError("pandas", "None", "is not installed", "It comes with: pip install pandas.") from None
         columns: Json = {name: pd.array(self.records[name].tolist(), dtype="string") for name in TEXT_COLUMNS}
-        for name in INTEGER_COLUMNS:
-            values = self.records[name]
+        for name, values in self.records.columns.items():
+            if name in TEXT_COLUMNS:
+                continue
             columns[name] = pd.arrays.IntegerArray(values.astype("int64"), values == NEVER)
         frame = pd.DataFrame({name: columns[name] for name in self.records.columns})
         return frame.assign(ttft_s=self.records.ttft_s, e2e_s=self.records.e2e_s)
@@ -175,13 +177,19 @@ def run_figures(result: Result) -> dict[tuple[str, ...], float | None]:
     figures["cost_usd", "total"] = bill.total_usd if bill else None
     figures["cost_usd", "per_1000_questions"] = bill.usd_per_1000_questions if bill else None
     figures["cost_usd", "warm_waste"] = bill.warm_waste_usd if bill else None
+    for tier, tokens in metrics.tier_hit_tokens(result.records).items():
+        figures["tiers", tier, "hit_tokens"] = tokens
+        figures["tiers", tier, "token_hit_ratio"] = tokens / hits.prompt_tokens if hits.prompt_tokens else None
+    if result.records.tiers:
+        figures["load_wait_s", "mean"] = stats.mean(metrics.load_wait_s(result.records))
+        figures["tier_faults",] = int(result.records["tier_faults"].sum())
     figures["warm_ups", "sent"] = warm.sent
     figures["warm_ups", "wasted_share"] = warm.wasted_share
     return figures
 
 
 _SHARES: Final = ("slo_share", "token_hit_ratio", "block_hit_ratio", "wasted_share")
-_COUNTS: Final = ("hit_tokens", "prompt_tokens", "sent")
+_COUNTS: Final = ("hit_tokens", "prompt_tokens", "sent", "tier_faults")
 
 
 def _plain(value: float) -> float | int:
@@ -296,6 +304,14 @@ def summary_text(entry: Json) -> str:
     objective = f"under {units.seconds(entry['slo_ttft_s']).replace('.00', '')}"
     lines.append(f"  {objective:<14} {figure(entry, 'slo_share', units.share)} of users' requests")
     lines.append(f"  token hits     {figure(entry, 'token_hit_ratio', units.share)}")
+    lines += [
+        f"  from {tier:<9} {figure(place, 'token_hit_ratio', units.share)} of prompt tokens"
+        for tier, place in entry.get("tiers", {}).items()
+    ]
+    if "tiers" in entry:
+        lines.append(f"  wait for load  {figure(entry['load_wait_s'], 'mean', units.seconds)} where something was loaded")
+        if entry["tier_faults"]:
+            lines.append(f"  tier faults    {units.count(entry['tier_faults'])}")
     lines.append(f"  per 1,000 q.   {figure(entry['cost_usd'], 'per_1000_questions', units.dollars)}")
     if requests["warm"]:
         wasted = figure(entry["warm_ups"], "wasted_share", units.share)
@@ -306,82 +322,3 @@ def summary_text(entry: Json) -> str:
     return "\n".join(
         textwrap.fill(line, 80, subsequent_indent=" " * 4, break_long_words=False, break_on_hyphens=False) for line in lines
     )
-
-
-def save_records(records: Records, path: str | Path) -> None:
-    """Write records to a ``.parquet`` or ``.csv`` file: nullable integers and text, null (an empty field) for never.
-
-    Raises InputError for another ending.
-
-    >>> from tempfile import TemporaryDirectory; from simcache.records import RecordsBuilder
-    >>> with TemporaryDirectory() as folder:
-    ...     save_records(RecordsBuilder().freeze(), f"{folder}/records.csv"); len(load_records(f"{folder}/records.csv"))
-    0
-    """
-    import pyarrow as pa  # here, not above: a tenth of a second that `import simcache` does not have
-
-    columns = {}
-    for name in TEXT_COLUMNS:
-        columns[name] = pa.array(records[name].tolist(), pa.string())
-    for name in INTEGER_COLUMNS:
-        columns[name] = pa.array(records[name], pa.int64(), mask=records[name] == NEVER)
-    table = pa.table({name: columns[name] for name in records.columns})
-    if _ending(path) == ".parquet":
-        from pyarrow import parquet
-
-        parquet.write_table(table, str(path))
-    else:
-        from pyarrow import csv
-
-        csv.write_csv(table, str(path))
-
-
-def load_records(path: str | Path) -> Records:
-    """Read what ``save_records`` wrote, ``.parquet`` or ``.csv``, equal to what was saved.
-
-    Raises InputError when the file cannot be read, lacks a column or has one that is not known.
-
-    >>> load_records("nowhere/records.csv")
-    Traceback (most recent call last):
-    simcache.errors.InputError: nowhere/records.csv: records(='records.csv') cannot be read: [Errno 2] Failed to open ...
-    """
-    import pyarrow as pa
-
-    known = {**dict.fromkeys(TEXT_COLUMNS, pa.string()), **dict.fromkeys(INTEGER_COLUMNS, pa.int64())}
-    try:
-        if _ending(path) == ".parquet":
-            from pyarrow import parquet
-
-            table = parquet.read_table(str(path))
-        else:
-            from pyarrow import csv
-
-            table = csv.read_csv(
-                str(path),
-                parse_options=csv.ParseOptions(newlines_in_values=True),
-                convert_options=csv.ConvertOptions(column_types=known, null_values=[""], strings_can_be_null=False),
-            )
-    except (pa.ArrowException, OSError) as error:
-        why = (str(error).splitlines() or [type(error).__name__])[0]
-        raise InputError("records", Path(path).name, f"cannot be read: {why}", path=path) from error
-    for name in table.column_names:
-        if name not in known:
-            raise UnknownNameError("column", name, known, path=path)
-    columns: dict[str, NDArray[Any]] = {}
-    for name, kind in known.items():
-        if name not in table.column_names:
-            raise InputError("column", name, "is missing", path=path)
-        if table[name].type != kind:
-            raise InputError(name, str(table[name].type), f"must be a column of type {kind}", path=path)
-        if name in TEXT_COLUMNS:
-            columns[name] = np.array(table[name].to_pylist(), dtype=object)
-        else:
-            columns[name] = table[name].fill_null(NEVER).to_numpy().copy()
-    return Records(columns)
-
-
-def _ending(path: str | Path) -> str:
-    ending = Path(path).suffix.lower()
-    if ending not in (".parquet", ".csv"):
-        raise InputError("path", str(path), "must end in .parquet or .csv")
-    return ending

@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, fields, replace
 from typing import Any, Final, Literal
 
+from .cache.tiers import WRITES, Tier, Write
 from .errors import InputError, UnknownNameError, require, require_count, require_number
-from .faults import Fault
+from .faults import Fault, TierOutage
 from .latency import HostedProfile, ServerProfile
 from .price_list import parse_date
 from .routing import ROUTERS, Route
@@ -27,6 +28,7 @@ _GOES_WITH: Final = {
     "watermark": ("vllm",),
     "async_scheduling": ("vllm",),
     "warm_ups": ("vllm",),
+    "tiers": ("vllm",),
     "slots": ("llamacpp",),
     "slot_similarity": ("llamacpp",),
 }
@@ -50,6 +52,9 @@ class Server:
     and a finished request keeps its seat for one. ``slowness``: every step takes so many times what
     the profile says (what ``validate`` finds as a host's speed factor). ``initial_cache``: a file of ``cache.snapshot`` to start
     from instead of an empty cache, replica by replica. ``ttl_s`` None: blocks live until evicted.
+    ``tiers`` is the memory below the GPU's, nearest first, in blocks of ``tier_block_tokens`` (None: the GPU's; larger ones cost
+    less time to simulate), filled as ``tier_write`` says: "write_through" what is computed, "write_through_selective" what a
+    second request computes or reuses, "write_back" what the tier above lets go.
     ``gpu_usd_per_hour`` None: the dated preset.
 
     >>> Server(profile="llama-3-8b/a100/tp1", kv_tokens=400_000).block_tokens
@@ -75,6 +80,9 @@ class Server:
     slot_similarity: float = 0.1
     slowness: float = 1.0
     initial_cache: str | None = None
+    tiers: tuple[Tier, ...] = ()
+    tier_write: Write = "write_through"
+    tier_block_tokens: int | None = None
     gpu_usd_per_hour: float | None = None
     jump: bool = True
 
@@ -90,6 +98,7 @@ class Server:
         require(self.ttl_kind in ("sliding", "fixed"), "ttl_kind", self.ttl_kind, "must be 'sliding' or 'fixed'")
         if self.ttl_s is not None:
             require_number("ttl_s", self.ttl_s, above=0)
+        self._check_tiers()
         if self.gpu_usd_per_hour is not None:
             require_number("gpu_usd_per_hour", self.gpu_usd_per_hour, at_least=0)
         if self.kv_tokens is not None:
@@ -100,6 +109,24 @@ class Server:
                 self.kv_tokens,
                 f"must hold one block of {self.block_tokens} tokens",
             )
+
+    def _check_tiers(self) -> None:
+        if self.tier_write not in WRITES:
+            raise UnknownNameError("tier_write", self.tier_write, WRITES)
+        if self.tier_block_tokens is not None:
+            require_count("tier_block_tokens", self.tier_block_tokens)
+            rule = f"must be a multiple of block_tokens, {self.block_tokens}"
+            require(self.tier_block_tokens % self.block_tokens == 0, "tier_block_tokens", self.tier_block_tokens, rule)
+        object.__setattr__(self, "tiers", tuple(self.tiers))
+        for number, tier in enumerate(self.tiers):
+            require(isinstance(tier, Tier), f"tiers[{number}]", tier, "must be a Tier")
+        names = [tier.name for tier in self.tiers]
+        require(len(set(names)) == len(names), "tiers", names, "must have different names")
+        if not self.tiers:
+            return
+        for name, plain in (("prefix_caching", True), ("ttl_s", None), ("warm_ups", "as_users")):
+            way_out = "A lifetime belongs to a tier's own policy." if name == "ttl_s" else ""
+            require(getattr(self, name) == plain, name, getattr(self, name), f"must be {plain!r} with tiers", way_out)
 
     def _check_engine(self) -> None:
         engine = self.engine
@@ -129,7 +156,8 @@ class Server:
 class Cluster(Server):
     """``replicas`` equal servers, each with its own cache, behind a router; ``kv_tokens`` is per replica.
 
-    ``router`` names one of ``routing.ROUTERS`` or is a function of the user's own; ``faults`` are crashes and slow spells.
+    ``router`` names one of ``routing.ROUTERS`` or is a function of the user's own; ``faults`` are crashes, slow
+    spells and outages of tiers.
 
     >>> Cluster(replicas=4).router
     'round_robin'
@@ -145,7 +173,9 @@ class Cluster(Server):
         if isinstance(self.router, str) and self.router not in ROUTERS:
             raise UnknownNameError("router", self.router, ROUTERS)
         for number, fault in enumerate(self.faults):
-            require(isinstance(fault, Fault), f"faults[{number}]", fault, "must be a Crash, a Slow or a CrashRate")
+            require(isinstance(fault, Fault), f"faults[{number}]", fault, "must be a Crash, a Slow, a CrashRate or a TierOutage")
+            if isinstance(fault, TierOutage) and fault.tier not in (tier.name for tier in self.tiers):
+                raise UnknownNameError(f"faults[{number}].tier", fault.tier, (tier.name for tier in self.tiers))
 
 
 @dataclass(frozen=True, kw_only=True)

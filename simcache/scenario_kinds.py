@@ -13,8 +13,9 @@ from operator import or_
 from pathlib import Path
 from typing import Any, Final, Literal, Union
 
+from .cache.tiers import Tier
 from .errors import InputError, UnknownNameError
-from .faults import Crash, CrashRate, Slow
+from .faults import Crash, CrashRate, Slow, TierOutage
 from .scenario import Cluster, HostedApi, Server
 from .warming import (
     NoWarming,
@@ -73,6 +74,8 @@ INNER_KINDS: Final[Mapping[str, type]] = {
     "crash": Crash,
     "crash-rate": CrashRate,
     "slow": Slow,
+    "tier-outage": TierOutage,
+    "tier": Tier,
 }
 """Kind -> class, for a field's value that is a table, such as a distribution."""
 NOTHING: Final = "none"

@@ -22,7 +22,7 @@ from simcache.cli.files import folder_names, output_folder
 from simcache.engine.run import simulate
 from simcache.errors import InputError
 from simcache.experiment.answers import answer, warming_effects
-from simcache.result import load_records
+from simcache.record_files import load_records
 from simcache.scenario_file import load_scenarios
 
 ROOT = Path(__file__).resolve().parent.parent

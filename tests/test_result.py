@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 
 from simcache import Scenario, Server, TypingSessions, simulate, stats
 from simcache.errors import InputError, UnknownNameError
+from simcache.record_files import load_records, save_records
 from simcache.records import INTEGER_COLUMNS, NEVER, TEXT_COLUMNS, RecordsBuilder
-from simcache.result import SPANS, Wall, document, json_text, load_records, save_records, summarise, summary_text
+from simcache.result import SPANS, Wall, document, json_text, summarise, summary_text
 from tests.synthetic_runs import answer, drawn_result, records_of, result_of
 
 # The keys that issue 2 promises, and the additive ones.

@@ -294,5 +294,6 @@ def test_the_blocks_of_the_docs_are_scenarios() -> None:
         "as it is",
         "warmed",
         "two GPUs, warmed",
+        "host and disk",
     ]
     assert all(f"`{name}`" in text for name in preset_names())

@@ -187,7 +187,7 @@ arrivals = st.lists(
 
 
 def play(workload, latency: ServerProfile, server: Server):
-    clock, records = Clock(), RecordsBuilder()
+    clock, records = Clock(), RecordsBuilder(tiers=[tier.name for tier in server.tiers])
     backend = cluster.build(clock, server, latency, records)
 
     def send(request, cancel_after):
@@ -205,6 +205,10 @@ def play(workload, latency: ServerProfile, server: Server):
         replica.scheduler.pool.check()
         assert replica.scheduler.pool.free == replica.scheduler.pool.blocks
         assert replica.outstanding == 0
+        assert not replica.scheduler.loading
+        assert not replica.scheduler.landed
+    if backend.tiers is not None:
+        backend.tiers.check()
     return records.freeze()
 
 

@@ -75,6 +75,15 @@ class Match(NamedTuple):
     path: list[tuple[Node, int]]  # (node, block index where the hit ends in it)
 
 
+class LetGo(NamedTuple):
+    """Blocks [start, end) of a content in a namespace."""
+
+    namespace: Hashable
+    content: Content
+    start: int
+    end: int
+
+
 class Holding:
     """The blocks one request has: ``at`` of them with content in the tree (ending exactly at ``node``'s end), the rest unhashed."""
 
@@ -139,6 +148,8 @@ class BlockPool:
         self._inserted_tokens = inserted_tokens
         self._used_by_row = used_by_row
         self._dropped_tokens = dropped_tokens
+        self.let_go: list[LetGo] | None = None
+        """Runs of blocks that were evicted and of which no copy is left, where somebody takes them down from here."""
 
     @property
     def evicted(self) -> int:
@@ -235,11 +246,15 @@ class BlockPool:
                 node.end -= count
                 front.size -= count
                 self._evicted += count
+                if self.let_go is not None:
+                    self._tell(node, node.end, node.end + count)
                 if self._dropped_tokens is not None and not front.used:
                     self._dropped_tokens[front.origin] += count * self.block_tokens
                 return
             count -= front.size
             self._unlink(front)
+            if self.let_go is not None and len(node.extents) == 1:
+                self._tell(node, node.start, node.end)
             self._forget(front)
 
     def insert(self, holding: Holding, until: int) -> None:
@@ -285,7 +300,7 @@ class BlockPool:
                 extent.refs += 1
                 holding.pieces.append((extent, at))
                 holding.node = child
-                self._give_back_blank(end - at)
+                self.give_back(end - at)
                 self.inserted -= end - at
                 if self._inserted_tokens is not None:
                     self._inserted_tokens[holding.origin] -= (end - at) * block_tokens
@@ -297,7 +312,7 @@ class BlockPool:
     def release(self, holding: Holding) -> None:
         """Give everything back, tail first; blocks with a key stay hit-able until they are popped."""
         if holding.blocks > holding.at:
-            self._give_back_blank(holding.blocks - holding.at)
+            self.give_back(holding.blocks - holding.at)
         for extent, start in reversed(holding.pieces):
             piece: Extent | None = extent
             while piece is not None:
@@ -372,7 +387,8 @@ class BlockPool:
 
     # -- inside ------------------------------------------------------------------------------------------------------------
 
-    def _give_back_blank(self, count: int) -> None:
+    def give_back(self, count: int) -> None:
+        """Return ``count`` taken blocks that never got a key."""
         self.free += count
         if self.freed_partial == "prepend":
             self.blank += count
@@ -428,6 +444,14 @@ class BlockPool:
                 heapq.heappush(self._by_expiry, (piece.expires_at, next(self._serial), piece))
             head.extents.append(piece)
         return head
+
+    def _tell(self, node: Node, start: int, end: int) -> None:
+        assert self.let_go is not None
+        assert node.content is not None
+        root = node
+        while root.parent is not None:
+            root = root.parent
+        self.let_go.append(LetGo(root.key, node.content, start, end))
 
     def _append(self, extent: Extent) -> None:
         queue = self._queue

@@ -148,6 +148,12 @@ class BlockStore:
         self.inserted += 1
         return gone
 
+    def clear(self) -> None:
+        """Everything leaves at once."""
+        self.evicted += len(self.resident)
+        for block in list(self.resident.values()):
+            self._leave(block)
+
     def _evict(self, victim: Block) -> list[Block]:
         gone = [victim]
         if self.orphans == "drop":

@@ -10,26 +10,35 @@ Write rules and counts as in SGLang 0.5.23 (HiCache: write_through, write_throug
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from math import ceil
 from typing import Final, Literal, NamedTuple
 
 from ..errors import InputError, UnknownNameError, require, require_count, require_number
 from .chained import Block, BlockStore, Chains
 from .content import Content
-from .eviction import EvictionPolicy, Lru
+from .eviction import EvictionPolicy, Fifo, Lfu, LfuPerfect, Lru, Sieve, Slru
 
 Write = Literal["write_through", "write_through_selective", "write_back"]
 WRITES: Final = ("write_through", "write_through_selective", "write_back")
 """To every tier as soon as computed; the same once a second request computes or reuses it; to the next tier when one lets it go."""
+
+POLICIES: Final[dict[str, Callable[[], EvictionPolicy]]] = {
+    policy.name: policy for policy in (Lru, Fifo, Lfu, LfuPerfect, Slru, Sieve)
+}
+"""Name -> eviction policy of a tier, as a scenario file says it."""
 
 SELECTIVE_USES: Final = 2  # SGLang 0.5.23, write_policy write_through_selective
 
 
 @dataclass(frozen=True, kw_only=True)
 class Tier:
-    """One level: ``capacity_tokens`` of KV, loaded at ``load_bytes_per_s`` after ``latency_s``; one instance per ``shared_by``
-    replicas (None: one for all).
+    """Memory below the GPU's: ``capacity_tokens`` of KV, loaded at ``load_bytes_per_s`` after ``latency_s``; one instance for
+    every ``shared_by`` replicas (None: one for all), whose loads queue on one link.
+
+    ``name`` stands in the records' columns (``hit_tokens_host``), so it is a plain word. ``policy`` names one of ``POLICIES`` or
+    is an eviction policy of your own. A tier of one replica (``shared_by`` 1) is memory of that process and lost when it
+    crashes; a shared one outlives it. It starts empty.
 
     >>> Tier(name="host", capacity_tokens=1_000_000, load_bytes_per_s=25e9).latency_s
     0.0
@@ -39,10 +48,14 @@ class Tier:
     capacity_tokens: int
     load_bytes_per_s: float
     latency_s: float = 0.0
-    policy: EvictionPolicy = field(default_factory=Lru)
+    policy: str | EvictionPolicy = "lru"
     shared_by: int | None = 1
 
     def __post_init__(self) -> None:
+        rule = "must be a word of letters, digits and underscores"
+        require(isinstance(self.name, str) and self.name.isidentifier() and self.name.isascii(), "name", self.name, rule)
+        if isinstance(self.policy, str) and self.policy not in POLICIES:
+            raise UnknownNameError("policy", self.policy, POLICIES)
         require_count("capacity_tokens", self.capacity_tokens, at_least=0)
         require_number("load_bytes_per_s", self.load_bytes_per_s, above=0)
         require_number("latency_s", self.latency_s, at_least=0)
@@ -70,8 +83,10 @@ class TierInstance:
 
     def __init__(self, tier: Tier, chains: Chains) -> None:
         self.tier = tier
-        self.store = BlockStore(chains, tier.policy, tier.capacity_tokens // chains.block_tokens)
+        policy = POLICIES[tier.policy]() if isinstance(tier.policy, str) else tier.policy
+        self.store = BlockStore(chains, policy, tier.capacity_tokens // chains.block_tokens)
         self.free_at_ns = 0
+        self.reachable = True
 
     def transfer_ns(self, size_bytes: int) -> int:
         return ceil(size_bytes * 1e9 / self.tier.load_bytes_per_s)
@@ -120,6 +135,27 @@ class Tiers:
             raise InputError("replica", replica, f"must be from 0 to {len(self._of_replica) - 1}")
         return self._of_replica[replica]
 
+    # -- what breaks --------------------------------------------------------------------------------------------------------
+
+    def set_reachable(self, level: int, reachable: bool, now_ns: int) -> None:
+        """Cut every instance of one tier off, or let it answer again, with what it had.
+
+        While it is cut off it hits nothing and takes nothing in; loads on its links have ended by then.
+        """
+        for instances in self._of_replica:
+            instances[level].reachable = reachable
+            instances[level].free_at_ns = min(instances[level].free_at_ns, now_ns)
+
+    def lose(self, replica: int) -> None:
+        """A replica's process has died: gone are the tiers of its own, and the count of what its GPU had."""
+        for instance in self.instances(replica):
+            if instance.tier.shared_by == 1:
+                instance.store.clear()
+        for block in self.chains.blocks():
+            if block.uses.pop(replica, None) is not None:
+                self.chains.loosen(block)
+        self.chains.sweep()
+
     # -- before a request runs ---------------------------------------------------------------------------------------------
 
     def lookup(self, replica: int, content: Content, namespace: Hashable, start: int, limit: int, now_ns: int) -> list[Run]:
@@ -136,7 +172,9 @@ class Tiers:
             end = (block.index + 1) * block_tokens
             if end <= start:
                 continue
-            level = next((level for level, instance in enumerate(instances) if instance.store.has(block)), None)
+            level = next(
+                (level for level, instance in enumerate(instances) if instance.reachable and instance.store.has(block)), None
+            )
             if level is None:
                 break
             if runs and runs[-1].tier == level:
@@ -243,6 +281,8 @@ class Tiers:
                 self._put_one(instances, level, block)
 
     def _put_one(self, instances: Sequence[TierInstance], level: int, block: Block) -> None:
+        if not instances[level].reachable:
+            return
         gone = instances[level].store.put(block)
         if self.write == "write_back" and level + 1 < len(instances):
             for victim in gone:

@@ -49,6 +49,18 @@ def print_table(entries: Sequence[Entry]) -> None:
     if several > 1:
         lines.insert(0, f"Means over {several} seeds; below each, half of its 95 % interval.")
     click.echo("\n".join(_filled(" ".join(lines))))
+    for entry in entries:
+        if "tiers" in entry:
+            click.echo("\n".join(_filled(_tier_hits(entry))))
+
+
+def _tier_hits(entry: Entry) -> str:
+    """What the tiers below GPU memory gave, and what was waited for it."""
+    given = [f"{units.share(place['token_hit_ratio'])} from {tier}" for tier, place in entry["tiers"].items()]
+    waited = entry["load_wait_s"]["mean"]
+    wait = "" if waited is None else f", with {units.seconds(waited)} of waiting where something was loaded"
+    faults = f"; {units.count(entry['tier_faults'])} tier faults" if entry["tier_faults"] else ""
+    return f"{entry['scenario']}: of the prompt tokens {' and '.join(given)}{wait}{faults}."
 
 
 def print_answer(sentence: str) -> None:

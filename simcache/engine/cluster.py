@@ -7,6 +7,7 @@ from functools import partial
 from typing import Final
 
 from ..cache.snapshot import load_snapshots, restore
+from ..cache.tiers import Tiers
 from ..errors import InputError
 from ..faults import FaultEvent, schedule
 from ..latency import ServerProfile
@@ -14,6 +15,7 @@ from ..prompt import Request
 from ..records import RecordsBuilder
 from ..routing import Route, fresh_router
 from ..scenario import Cluster, Server
+from ..scheduler.tiered import LowerMemory
 from ..scheduler.vllm import VllmScheduler
 from .backend import Ticket, Watch
 from .clock import TICKS_PER_NS, Clock, instant, nanoseconds
@@ -29,9 +31,17 @@ class ReplicaCluster:
     """Speaks the backend protocol for its replicas; estimates ask the first, since all are built alike."""
 
     def __init__(
-        self, env: Clock, records: RecordsBuilder, replicas: Sequence[ReplicaServer], route: Route, faults: Sequence[FaultEvent]
+        self,
+        env: Clock,
+        records: RecordsBuilder,
+        replicas: Sequence[ReplicaServer],
+        route: Route,
+        faults: Sequence[FaultEvent],
+        tiers: Tiers | None = None,
     ) -> None:
         self.replicas = replicas
+        self.tiers = tiers
+        self._outages = [0] * (len(tiers.tiers) if tiers else 0)  # of each tier, how many hold now
         self._env = env
         self._records = records
         self._route = route
@@ -86,7 +96,21 @@ class ReplicaCluster:
         if ticket.watch is not None:
             ticket.watch(ticket, "finished")
 
+    def _apply_to_tier(self, event: FaultEvent) -> None:
+        assert self.tiers is not None
+        level = [tier.name for tier in self.tiers.tiers].index(event.tier)
+        before = self._outages[level]
+        self._outages[level] += 1 if event.what == "cut_off" else -1
+        if bool(before) != bool(self._outages[level]):
+            self.tiers.set_reachable(level, before > 0, -(-self._env.now // TICKS_PER_NS))
+            if not before:
+                for replica in self.replicas:
+                    replica.lose_tier(level)
+
     def _apply(self, event: FaultEvent) -> None:
+        if event.tier:
+            self._apply_to_tier(event)
+            return
         replica = self.replicas[event.replica]
         if event.what == "speed":
             replica.set_speed(event.factor)
@@ -129,10 +153,25 @@ def build(
 
     whole = server if isinstance(server, Cluster) else Cluster()
     count = whole.replicas
+    tiers = _tiers(server, profile, count)
+    lower: list[LowerMemory | None] = [None] * count
+    if tiers is not None:
+        if records.freeze().tiers != tuple(tier.name for tier in server.tiers):
+            raise InputError(
+                "records", records.freeze().tiers, "must have columns for the tiers", "Give RecordsBuilder their names."
+            )
+
+        def compute_s(new_tokens: int, cached_tokens: int) -> float:
+            return server.slowness * profile.prefill_s(new_tokens, cached_tokens)
+
+        lower = [
+            LowerMemory(tiers, index, compute_s, block_tokens=server.block_tokens, ticks_per_ns=TICKS_PER_NS)
+            for index in range(count)
+        ]
     replicas = [
         ReplicaServer(
             env,
-            partial(make_scheduler, server, kv_tokens, records),
+            partial(make_scheduler, server, kv_tokens, records, lower[index]),
             profile,
             records,
             index=index,
@@ -140,6 +179,7 @@ def build(
             async_scheduling=server.async_scheduling,
             slowness=server.slowness,
             journal=journal,
+            below=lower[index],
         )
         for index in range(count)
     ]
@@ -150,4 +190,19 @@ def build(
                 raise InputError("initial_cache", server.initial_cache, "needs an engine with a block pool")
             restore(replica.scheduler.pool, contents)
     faults = schedule(whole.faults, replicas=count, until_s=until_s, seed=seed)
-    return ReplicaCluster(env, records, replicas, fresh_router(whole.router, seed), faults)
+    return ReplicaCluster(env, records, replicas, fresh_router(whole.router, seed), faults, tiers)
+
+
+def _tiers(server: Server, profile: ServerProfile, replicas: int) -> Tiers | None:
+    if not server.tiers:
+        return None
+    if profile.kv_bytes_per_token is None:
+        rule = "needs a profile that says kv_bytes_per_token, to know how long a load takes"
+        raise InputError("tiers", [tier.name for tier in server.tiers], rule, f"Profile {profile.name!r} does not.")
+    return Tiers(
+        server.tiers,
+        block_tokens=server.tier_block_tokens or server.block_tokens,
+        kv_bytes_per_token=profile.kv_bytes_per_token,
+        replicas=replicas,
+        write=server.tier_write,
+    )

@@ -27,13 +27,18 @@ class Stretch(NamedTuple):
 
 
 class Moment(NamedTuple):
-    """Something that happened to the request ``row`` at ``at`` ticks: admitted, preempted or lost; ``tokens`` it hit."""
+    """Something that happened to the request ``row`` at ``at`` ticks: loading, admitted, preempted or lost; ``tokens`` it hit.
+
+    ``loaded``: of those, tokens by lower tier, for which it waits, or waited, ``load_ticks``.
+    """
 
     at: int
     row: int
     what: str
     replica: int
     tokens: int = 0
+    loaded: tuple[tuple[str, int], ...] = ()
+    load_ticks: int = 0
 
 
 class Journal:
@@ -75,8 +80,10 @@ def _life(record: dict[str, Any], row: int, journal: Journal) -> Iterator[tuple[
         yield int(record["sent_at_ns"]), "sent: the client had waited for its warm-up"
     for moment in journal.moments:
         if moment.row == row:
-            hit = f", {moment.tokens:,} of {int(record['prompt_tokens']):,} tokens hit" if moment.what == "admitted" else ""
-            yield moment.at // TICKS_PER_NS, f"{moment.what} on replica {moment.replica}{hit}"
+            yield (
+                moment.at // TICKS_PER_NS,
+                f"{moment.what} on replica {moment.replica}{_hits(moment, int(record['prompt_tokens']))}",
+            )
     for stretch in journal.stretches:
         tokens = dict(stretch.chunks).get(row)
         if tokens is not None:
@@ -94,6 +101,20 @@ def _life(record: dict[str, Any], row: int, journal: Journal) -> Iterator[tuple[
         yield int(record["cancelled_at_ns"]) + 2, "cancelled"
     if record["outcome"] in ("rejected", "failed"):
         yield int(record["submitted_at_ns"]) + 1, str(record["outcome"])
+
+
+def _hits(moment: Moment, prompt_tokens: int) -> str:
+    loaded = ", ".join(f"{count:,} loaded from {tier}" for tier, count in moment.loaded)
+    waited = units.seconds(seconds(moment.load_ticks))
+    if moment.what == "loading":
+        return f" for {waited}: {' and '.join(f'{count:,} tokens from {tier}' for tier, count in moment.loaded)}"
+    if moment.what != "admitted":
+        return ""
+    if not loaded:
+        failed = f", after {waited} of a load that failed" if moment.load_ticks else ""
+        return f", {moment.tokens:,} of {prompt_tokens:,} tokens hit{failed}"
+    in_gpu = moment.tokens - sum(count for _, count in moment.loaded)
+    return f", {in_gpu:,} of {prompt_tokens:,} tokens hit in GPU, {loaded} (waited {waited})"
 
 
 def timeline(records: Records, journal: Journal) -> dict[str, Any]:
@@ -133,6 +154,11 @@ def timeline(records: Records, journal: Journal) -> dict[str, Any]:
     for moment in journal.moments:
         where = {"pid": moment.replica, "tid": 0, "ts": micro(moment.at)}
         events.append({"ph": "i", "name": f"request {moment.row} {moment.what}", "cat": "requests", "s": "t", **where})
+        if moment.what == "loading":
+            tiers = " and ".join(f"{count:,} tokens from {tier}" for tier, count in moment.loaded)
+            load = {"name": f"load of {tiers}", "cat": "load", "id": moment.row, "pid": moment.replica, "tid": 0}
+            events.append({"ph": "b", "ts": where["ts"], **load})
+            events.append({"ph": "e", "ts": micro(moment.at + moment.load_ticks), **load})
     for row in range(len(records)):
         end = max(int(records[name][row]) for name in ("first_token_at_ns", "finished_at_ns", "cancelled_at_ns"))
         if end == NEVER:

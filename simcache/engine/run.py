@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
-from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import Final
@@ -27,7 +26,7 @@ from ..scheduler.vllm import VllmScheduler
 from ..steady import overload
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
-from .backend import Backend, Ticket
+from .backend import Backend
 from .clock import Alarm, Clock, instant
 from .journal import Journal
 from .overheard import Overheard
@@ -65,7 +64,8 @@ def simulate(
         duration_s = scenario.duration_s
     else:
         require_number("duration_s", duration_s, above=0)
-    records = RecordsBuilder()
+    tiers = () if isinstance(scenario.backend, HostedApi) else scenario.backend.tiers
+    records = RecordsBuilder(tiers=[tier.name for tier in tiers])
     env = Clock()
     profile = _profile(scenario)
     backend: Backend
@@ -142,7 +142,7 @@ class _Feeder:
     def __init__(self, env: Clock, backend: Backend, requests: Iterator[Request], until: int | None) -> None:
         self.reading_s = 0.0
         self._env = env
-        self._backend = backend
+        self._serve = backend.serve
         self._requests = requests
         self._until = until
         self._chunk: list[Request] = []
@@ -172,18 +172,13 @@ class _Feeder:
         self._alarm.set(at - self._env.now)
 
     def _send(self, event: Event) -> None:
-        now, serve = self._env.now, self._backend.serve
+        now, serve = self._env.now, self._serve
         request = self._peek()
         while request is not None and instant(request.arrived_at_s) == now:
-            ticket = serve(request)
-            if request.cancelled_after_s is not None:
-                self._env.call(partial(self._cancel, ticket), instant(request.cancelled_after_s))
+            serve(request)
             self._next += 1
             request = self._peek()
         self._schedule()
-
-    def _cancel(self, ticket: Ticket, event: Event) -> None:
-        self._backend.cancel(ticket)
 
 
 def _run_clock(env: Clock, until: int | None, progress: Callable[[float], None] | None) -> int:

@@ -15,12 +15,14 @@ from ..scheduler.idle_warm_ups import IdleWarmUpsScheduler
 from ..scheduler.llamacpp import LlamaCppScheduler
 from ..scheduler.prefill_first import PrefillFirstScheduler
 from ..scheduler.sglang import SglangScheduler
+from ..scheduler.tiered import LowerMemory, TieredVllmScheduler
 from ..scheduler.vllm import VllmScheduler
 from .clock import instant
 
 
-def make_scheduler(server: Server, kv_tokens: int, records: RecordsBuilder) -> Scheduler:
-    """A scheduler with ``kv_tokens`` of KV memory, nothing in it; what it inserts and hits is credited in ``records``.
+def make_scheduler(server: Server, kv_tokens: int, records: RecordsBuilder, below: LowerMemory | None = None) -> Scheduler:
+    """A scheduler with ``kv_tokens`` of KV memory, nothing in it, over ``below`` where there are lower tiers; what it inserts
+    and hits is credited in ``records``.
 
     >>> make_scheduler(Server(engine="sglang"), 4096, RecordsBuilder()).blocks
     256
@@ -50,14 +52,16 @@ def make_scheduler(server: Server, kv_tokens: int, records: RecordsBuilder) -> S
     )
     if server.engine == "prefill-first":
         return PrefillFirstScheduler(pool, max_num_seqs=server.max_num_seqs, max_num_batched_tokens=budget)
+    options: dict[str, Any] = {
+        "max_num_seqs": server.max_num_seqs,
+        "max_num_batched_tokens": budget,
+        "policy": "priority" if server.policy == "priority" else "fcfs",
+        "visibility": server.visibility,
+        "long_prefill_token_threshold": server.long_prefill_token_threshold,
+        "watermark": server.watermark,
+        "linger_steps": 1 if server.async_scheduling else 0,
+    }
+    if below is not None:
+        return TieredVllmScheduler(pool, below=below, **options)
     scheduler = IdleWarmUpsScheduler if server.warm_ups == "when_idle" else VllmScheduler
-    return scheduler(
-        pool,
-        max_num_seqs=server.max_num_seqs,
-        max_num_batched_tokens=budget,
-        policy="priority" if server.policy == "priority" else "fcfs",
-        visibility=server.visibility,
-        long_prefill_token_threshold=server.long_prefill_token_threshold,
-        watermark=server.watermark,
-        linger_steps=1 if server.async_scheduling else 0,
-    )
+    return scheduler(pool, **options)

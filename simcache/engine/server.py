@@ -11,7 +11,8 @@ from ..errors import DeadlockError
 from ..latency import ServerProfile
 from ..prompt import Request
 from ..records import RecordsBuilder
-from ..scheduler import GONE, WAITING, LiveRequest, Scheduler
+from ..scheduler import GONE, LOADING, WAITING, LiveRequest, Scheduler
+from ..scheduler.tiered import LowerMemory
 from .backend import Ticket, Watch
 from .clock import BOUNDARY, TICKS_PER_NS, Alarm, Clock, nanoseconds
 from .journal import Journal, Moment, Stretch
@@ -57,8 +58,10 @@ class ReplicaServer:
         async_scheduling: bool = False,
         slowness: float = 1.0,
         journal: Journal | None = None,
+        below: LowerMemory | None = None,
     ) -> None:
         self.env = env
+        self._below = below
         self._make_scheduler = make_scheduler  # also after a crash: an empty cache
         self.scheduler = make_scheduler()
         self.profile = profile
@@ -73,7 +76,8 @@ class ReplicaServer:
         self._slowness = slowness
         self._cost = step_cost(profile, slowness)
         self._plan_cost = self._cost  # of the plan under way: a change of speed counts from the next step on
-        self._boundary = Alarm(env, self._on_boundary, BOUNDARY)
+        # Replicas that share a tier and meet at one instant use it in the order of their indices.
+        self._boundary = Alarm(env, self._on_boundary, BOUNDARY + index)
         self._idle = True  # no step boundary is to come
         self._stepping = False  # a step is under way, or the boundary between two
         self._started = 0
@@ -142,6 +146,8 @@ class ReplicaServer:
             self._cancelled.append(live)
             if self._plan is not None:
                 self._cut()
+            if live.state == LOADING:
+                self._write_load(live, now)
         self._end(live, "cancelled")
 
     def estimate_ttft_s(self, request: Request, cached_tokens: int) -> float:
@@ -165,7 +171,12 @@ class ReplicaServer:
         self._catch_up()  # what the steps before the one under way put into the cache is on record
         scheduler = self.scheduler
         scheduler.settle()
-        lives = [*scheduler.running, *scheduler.waiting, *self._incoming]
+        if self._below is not None:
+            self._below.lose(self.env.now)
+            for live in (*scheduler.landed, *scheduler.loading):
+                if live.state == LOADING:
+                    self._write_load(live, self.env.now)
+        lives = [*scheduler.running, *scheduler.landed, *scheduler.loading, *scheduler.waiting, *self._incoming]
         lost = [live.ticket for live in lives if live.ticket.outcome is None]
         for ticket in lost:
             if self._journal is not None:
@@ -187,6 +198,14 @@ class ReplicaServer:
         self._cost = step_cost(self.profile, self._slowness * factor)
         if self._plan is not None:
             self._cut()
+
+    def lose_tier(self, level: int) -> None:
+        """A tier is cut off: what it was sending is not coming, and is computed instead."""
+        now = self.env.now
+        for live in self.scheduler.loading:
+            if live.load.tokens[level] and live.load.ready_at > now:
+                live.load.fail(now)
+                self._wake()
 
     # -- the loop ----------------------------------------------------------------------------------------------------------
 
@@ -217,6 +236,14 @@ class ReplicaServer:
         if steps < self._steps:
             self._steps = steps
             self._boundary.set(self._plan_cost.span(self._plan, steps) - elapsed)
+
+    def _wake(self, _: Event | None = None) -> None:
+        """Let the scheduler look at the next step boundary, or now when nothing runs: bytes have come, or will not."""
+        if self._plan is not None:
+            self._cut()
+        elif self._idle and self.scheduler.loading:
+            self._idle = False
+            self._boundary.set(0)
 
     def _on_boundary(self, event: Event) -> None:
         scheduler, now = self.scheduler, self.env.now
@@ -254,7 +281,7 @@ class ReplicaServer:
             for live in incoming:
                 self._add(live)
             incoming = []
-        if not scheduler.running and not scheduler.waiting:
+        if not scheduler.running and not scheduler.waiting and not scheduler.loading and not scheduler.landed:
             self._idle = True
             self._stepping = False
             scheduler.settle()
@@ -271,8 +298,11 @@ class ReplicaServer:
         scheduler, now = self.scheduler, self.env.now
         scheduler.expire()
         plan = scheduler.schedule()
+        for live in plan.loads:
+            self._await_load(live)
         if not plan.decodes and not plan.chunks and not plan.preempted:
-            if not scheduler.running and not scheduler.waiting:  # the last one lingered, and found no block to linger in
+            # Only bytes on their way are left; or the last one lingered, and found no block to linger in.
+            if scheduler.loading or not (scheduler.running or scheduler.waiting):
                 self._idle = True
                 self._stepping = False
                 scheduler.settle()
@@ -297,6 +327,11 @@ class ReplicaServer:
                     live.ticket.hit_tokens = live.hit_tokens
                     records.hit_tokens[row] = live.hit_tokens
                     records.hit_blocks[row] = live.hit_tokens // scheduler.block_tokens
+                    if live.load is not None:
+                        for column, tokens in zip(records.tier_hit_tokens, live.load.tokens, strict=True):
+                            column[row] = tokens
+            if live.load is not None:
+                self._write_load(live, live.load.ready_at)
         for live in plan.preempted:
             live.waiting_since = now
         if self._journal is not None:
@@ -304,12 +339,36 @@ class ReplicaServer:
                 self._journal.moments.append(Moment(now, live.row, "preempted", self.index))
             for live in plan.admitted:
                 hit_tokens = live.resume_hit_tokens[-1] if live.resume_hit_tokens else live.hit_tokens or 0
-                self._journal.moments.append(Moment(now, live.row, "admitted", self.index, hit_tokens))
+                loaded, waited = self._loaded(live)
+                self._journal.moments.append(Moment(now, live.row, "admitted", self.index, hit_tokens, loaded, waited))
         if scheduler.at_schedule:
             for live in plan.chunks:
                 if live.sampled == 0 and live.computed + live.scheduled == live.prompt_tokens:
                     live.ticket.visible_at = now
                     self._tell(live.ticket, "visible")
+
+    def _await_load(self, live: LiveRequest) -> None:
+        now, load = self.env.now, live.load
+        self.env.call(self._wake, load.ready_at - now)
+        if self._journal is not None:
+            loaded, waited = self._loaded(live)
+            moment = Moment(now, live.row, "loading", self.index, sum(load.tokens), loaded, waited)
+            self._journal.moments.append(moment)
+
+    def _write_load(self, live: LiveRequest, until: int) -> None:
+        """What the request waited for its load until then, or until its bytes were there, and what broke on the way."""
+        load, row, records = live.load, live.row, self.records
+        assert records.load_wait_ns is not None
+        assert records.tier_faults is not None
+        records.load_wait_ns[row] += (min(until, load.ready_at) - load.started_at) // TICKS_PER_NS
+        records.tier_faults[row] += load.cut_off + load.failed
+
+    def _loaded(self, live: LiveRequest) -> tuple[tuple[tuple[str, int], ...], int]:
+        """Tokens by tier, and the ticks waited for them; the last load's."""
+        if self._below is None:
+            return (), 0
+        tokens = zip(self._below.names, live.load.tokens, strict=True)
+        return tuple((name, count) for name, count in tokens if count), live.load.ready_at - live.load.started_at
 
     def _write_stretch(self, journal: Journal, steps: int, until: int) -> None:
         plan, scheduler = self._plan, self.scheduler

@@ -72,6 +72,8 @@ def run_steps(
             continue
         plan = scheduler.schedule()
         if not plan.decodes and not plan.chunks and not plan.preempted:
+            if not scheduler.waiting:  # the last one lingered, and found no block to linger in
+                continue
             raise DeadlockError(f"step {step}: nothing runs and request {scheduler.waiting[0].row} cannot be admitted")
         steps = plan.steps if jump else 1
         # Arrivals and cancellations are looked at one by one: this driver is a yardstick, not a race.

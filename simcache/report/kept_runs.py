@@ -12,8 +12,9 @@ from typing import Any, Final
 from ..engine.journal import Journal
 from ..engine.run import simulate
 from ..errors import InputError, SimcacheError
+from ..record_files import load_records
 from ..records import Records
-from ..result import Result, Wall, load_records
+from ..result import Result, Wall
 from ..scenario import Scenario
 from ..scenario_file import parse_scenarios
 

@@ -13,6 +13,7 @@ PREFILL: Final = 1
 DECODE: Final = 2
 DONE: Final = 3  # its prefill was all there was to do
 GONE: Final = 4
+LOADING: Final = 5  # blocks from a lower tier are on their way, or there: it holds memory, but no seat yet
 
 
 class LiveRequest:
@@ -31,6 +32,7 @@ class LiveRequest:
         "hit_tokens",
         "holding",
         "lingers",
+        "load",
         "order",
         "output_key",
         "output_tokens",
@@ -81,6 +83,7 @@ class LiveRequest:
         self.waiting_since = 0  # for the server: the instant at which it began to wait
         self.root: Any = None
         self.holding: Any = None
+        self.load: Any = None  # what it loaded, or is loading, from lower tiers before its next admission
 
     def __lt__(self, other: LiveRequest) -> bool:
         return (self.priority, self.arrival) < (other.priority, other.arrival)
@@ -105,6 +108,7 @@ class Plan:
         "chunks",
         "decodes",
         "kv_tokens",
+        "loads",
         "new_tokens",
         "open",
         "preempted",
@@ -122,6 +126,7 @@ class Plan:
         self.chunks: list[LiveRequest] = []
         self.admitted: list[LiveRequest] = []
         self.preempted: list[LiveRequest] = []
+        self.loads: Sequence[LiveRequest] = ()  # begin to load from lower tiers
 
 
 class Scheduler(Protocol):
@@ -152,6 +157,16 @@ class Scheduler(Protocol):
     @property
     def waiting(self) -> Sequence[LiveRequest]:
         """Requests that do not, the next one first."""
+        ...
+
+    @property
+    def loading(self) -> Sequence[LiveRequest]:
+        """Requests that wait for blocks from a lower tier; those cancelled meanwhile stay until their blocks have come."""
+        ...
+
+    @property
+    def landed(self) -> Sequence[LiveRequest]:
+        """Requests whose blocks have come and that wait for a seat."""
         ...
 
     @property

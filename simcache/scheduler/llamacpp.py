@@ -16,7 +16,7 @@ recorded prompts of 513..1087 tokens from +2.5 % to -2.8 %.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 from ..cache.slots import Slots
 from ..errors import require_count
@@ -35,6 +35,8 @@ class LlamaCppScheduler(TimelessStore):
     """
 
     at_schedule = False
+    loading: Sequence[LiveRequest] = ()
+    landed: Sequence[LiveRequest] = ()
     block_tokens = 1
 
     def __init__(self, slots: Slots, *, max_num_batched_tokens: int = 2048, caching: bool = True) -> None:

@@ -16,7 +16,7 @@ first): their decoded tokens are lost, they queue again at the end. The engine k
 from __future__ import annotations
 
 import heapq
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 from typing import Final, Literal
 
 from ..cache.radix_tree import Holding, RadixTree
@@ -47,6 +47,8 @@ class SglangScheduler(TimelessStore):
     """
 
     at_schedule = False
+    loading: Sequence[LiveRequest] = ()
+    landed: Sequence[LiveRequest] = ()
 
     def __init__(
         self,

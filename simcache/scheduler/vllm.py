@@ -18,8 +18,8 @@ from __future__ import annotations
 import heapq
 from bisect import insort
 from collections import deque
-from collections.abc import Hashable
-from typing import Literal
+from collections.abc import Hashable, Sequence
+from typing import ClassVar, Literal
 
 from ..cache.block_pool import BlockPool, Holding, Match
 from . import DECODE, DONE, GONE, PREFILL, WAITING, LiveRequest, Plan
@@ -41,6 +41,10 @@ class VllmScheduler:
     >>> scheduler.schedule().new_tokens
     100
     """
+
+    tiered: ClassVar[bool] = False
+    loading: Sequence[LiveRequest] = ()
+    landed: Sequence[LiveRequest] = ()
 
     def __init__(
         self,
@@ -138,7 +142,7 @@ class VllmScheduler:
         uniform = budget_left >= 0
         if not uniform:
             budget_left = self._run_one_by_one(plan, budget, capped)
-        if self.waiting and budget_left > 0 and not plan.preempted:
+        if (self.waiting or self.landed) and budget_left > 0 and not plan.preempted:
             budget_left = self._admit(plan, budget_left, capped)
         plan.open = budget_left > 0 and len(self.running) < self.max_num_seqs
         # One admission may be part of a lasting batch: a prompt that takes all the budget the decodes leave.
@@ -245,6 +249,8 @@ class VllmScheduler:
             if count > budget:
                 count = budget
             waiting.popleft()
+            if self.tiered and self._load(live, match):
+                continue
             self._seat(plan, live, match)
             self._chunk(plan, live, count)
             budget -= count
@@ -257,11 +263,17 @@ class VllmScheduler:
             self._meet(live)
         return self.pool.match(live.root, live.content, (target - 1) // self.block_tokens if self.pool.caching else 0)
 
-    def _seat(self, plan: Plan, live: LiveRequest, match: Match) -> None:
-        """Admit ``live`` with what it hits."""
-        live.holding = holding = Holding(live.content, live.root, live.row)
-        self.pool.hold(holding, match, user=live.user)
-        live.computed = hit_tokens = match.blocks * self.block_tokens
+    def _load(self, live: LiveRequest, match: Match) -> bool:
+        """Whether ``live``, which has been taken out of the queue, first waits for blocks from a lower tier."""
+        return False
+
+    def _seat(self, plan: Plan, live: LiveRequest, match: Match | None) -> None:
+        """Admit ``live`` with what it hits, or (None) with what it holds since it began to load."""
+        if match is not None:
+            live.holding = holding = Holding(live.content, live.root, live.row)
+            self.pool.hold(holding, match, user=live.user)
+            live.computed = match.blocks * self.block_tokens
+        hit_tokens = live.computed
         live.state = PREFILL
         live.order = self._admissions
         self._admissions += 1

@@ -29,8 +29,6 @@ _DEFAULTS: Final = {
     "user": None,
     "organisation": None,
     "shared_segments": None,
-    "breakpoints": None,
-    "cancelled_after_s": None,
 }
 
 
