@@ -74,8 +74,10 @@ class LlamaCppScheduler(TimelessStore):
         return True
 
     def matters(self, live: LiveRequest) -> bool:
-        """Whether a request just added can change the plan under way: it can if a slot is idle."""
-        return self._plan is not None and len(self.running) < len(self._of_slot)
+        """Whether a request just added can change the plan under way: if a slot is idle, or if one of several slots that are
+        released together may call it, which it may only once an iteration has turned it away."""
+        slots = len(self._of_slot)
+        return self._plan is not None and (len(self.running) < slots or 1 < len(self.waiting) <= slots)
 
     def abort(self, live: LiveRequest) -> bool:
         """Give a request up between two plans; what its slot computed stays. True: it can let others in."""
