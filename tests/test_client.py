@@ -450,6 +450,42 @@ def test_a_budget_of_warm_ups_at_once_is_shared_by_everybody():
     assert records["user"][records.kind == "warm"].tolist() == ["u0", "u1", "later"]
 
 
+def test_a_budget_of_one_at_once_lets_a_growing_draft_replace_its_warm_up():
+    """0.8 s of computing, a token every half second: each warm-up is still under way when the next one cancels it."""
+    typed = person(evenly(2.0, 4), user="ann", shared=(Segment("d", 8_000),))
+    alone = live(typed, warming=WarmEveryTokens(tokens=1))[0]
+    budgeted = live(typed, warming=Budgeted(policy=WarmEveryTokens(tokens=1), most_at_once=1))[0]
+    assert (budgeted.kind == "warm").sum() > 2
+    assert budgeted == alone
+    other = person(evenly(30.0, 20), user="zoe", shared=(Segment("e", 8_000),), arrives_at_s=0.6)
+    shared = live(typed, other, warming=Budgeted(policy=WarmEveryTokens(tokens=1), most_at_once=1))[0]
+    assert (shared["user"][shared.kind == "warm"] == "ann").sum() == (alone.kind == "warm").sum()
+
+
+@pytest.mark.parametrize("limit", [{"most_at_once": 2}, {"usd_per_hour": 2.5 * 8_000 * 3.75e-6}], ids=str)
+def test_what_another_part_refuses_takes_no_place_in_a_budget(limit):
+    """The second part admits one warm-up in all: the first one's purse must not be charged for those that were never sent."""
+
+    class Refuses(WarmingPolicy):
+        def warm_ups(self, typing, prefix_tokens):
+            return ()
+
+        def fresh(self):
+            return AllButThree(self)
+
+    class AllButThree(Warmer):
+        asked = 0
+
+        def admits(self, ask):
+            self.asked += 1
+            return self.asked > 3
+
+    crowd = [person(evenly(9.0, 20), user=f"u{i}", shared=(Segment(f"d{i}", 8_000),), arrives_at_s=20.0 * i) for i in range(5)]
+    both = Together(policies=(Budgeted(policy=WarmOnOpen(), **limit), Refuses()))
+    records = live(*crowd, warming=both)[0]
+    assert records["user"][records.kind == "warm"].tolist() == ["u3", "u4"]
+
+
 def test_a_budget_of_dollars_holds_in_every_hour():
     crowd = [person(evenly(30.0, 20), user=f"u{i}", shared=(Segment(f"d{i}", 8_000),), arrives_at_s=600.0 * i) for i in range(20)]
     usd = 8_000 * 3.75e-6

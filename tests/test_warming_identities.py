@@ -322,6 +322,6 @@ def test_the_ledger_in_a_few_figures_and_as_a_table():
 def test_an_oracle_that_knows_of_evictions_warms_what_is_there():
     """On one small GPU others push prefixes out while people type; the oracle waits least of all then, too."""
     asked = chat(document_tokens=20_000, users=12, questions=2).but(backend=Server(kv_tokens=60_000))
-    room = headroom(asked.but(warming=WarmOnFocus()), seeds=(1, 2), duration_s=1200)
+    room = headroom(asked.but(warming=WarmOnFocus()), seeds=range(1, 9), duration_s=1200)
     assert room.oracle.ttft_mean_s < room.none.ttft_mean_s * 0.7
-    assert room.oracle.ttft_mean_s < room.policy.ttft_mean_s * 1.05
+    assert room.oracle.ttft_mean_s < room.policy.ttft_mean_s * 0.8

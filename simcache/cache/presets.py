@@ -109,6 +109,20 @@ def rules_for(provider: str, model: str, rules: str | None, *, zero_data_retenti
     return loaded
 
 
+def notes_on(rules: ProviderRules, model: str) -> list[str]:
+    """What a result for ``model`` under ``rules`` should say: guesses, lifetimes that are not sharp, rules made for other models.
+
+    >>> notes_on(load_rules("openai-2024"), "gpt-5.5")[-1]
+    'openai-2024: openai-24h holds for gpt-5.5'
+    """
+    said = rules.notes(model)
+    others = [load_rules(name) for name in rules_names()]
+    own = [each.name for each in others if each.provider == rules.provider and best_key(model, each.models) is not None]
+    if own and rules.name in rules_names() and rules.name not in own:
+        said.append(f"{rules.name}: {' or '.join(own)} holds for {model}")
+    return said
+
+
 def _from_table(raw: Mapping[str, Any], path: Path) -> ProviderRules:
     known = {f.name: f for f in fields(ProviderRules) if f.name != "name"}
     for key in raw:

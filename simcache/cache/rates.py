@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..price_list import TOKENS_PER_MTOK, api_tariff, price_instant
 from ..pricing import TOKEN_LINES, Bill, PriceTier, Tariff, TokenPrices, bill
 from ..records import Records
-from .presets import load_rules, rules_names
+from .presets import load_rules, notes_on, rules_names
 from .rules import ONE_HOUR, Peak, ProviderRules, best_key
 
 _MINUTE: Final = 60
@@ -125,7 +125,7 @@ def hosted_prices(rules: ProviderRules, model: str, at: date | datetime | None =
     ()
     """
     starts_at = price_instant(at)
-    notes = rules.notes(model)
+    notes = notes_on(rules, model)
     if at is None:
         day = starts_at.date().isoformat()
         notes.append(f'prices are those of {day}, today; prices_at = "{day}" in [backend] repeats this run')

@@ -43,6 +43,7 @@ def breakeven(
     context; with --model in dollars of today too.
     """
     from ..break_even import break_even
+    from ..cache.presets import notes_on
     from ..errors import InputError
     from ..latency import HostedProfile, load_profile
 
@@ -71,7 +72,7 @@ def breakeven(
         "rules_as_of": rules.as_of,
         "profile": latency.name,
         "prices": source,
-        "notes": [*(rules.notes(model) if model else []), *_range_notes(latency, context_tokens)],
+        "notes": [*(notes_on(rules, model) if model else []), *_range_notes(latency, context_tokens)],
     }
     if as_json:
         click.echo(json.dumps({"schema_version": 1, **about, **asdict(card)}, indent=2))

@@ -214,11 +214,13 @@ class _Visit:
             kind=warm_up.kind,
             prompt_tokens=prompt_tokens(prompt),
             hit_tokens=lambda: self.backend.expected_hit_tokens(request),
+            replaces=len(self._under_way()) if warm_up.supersedes else 0,
         )
         if not self.world.warmer.admits(ask):
             return
         if warm_up.supersedes:
             self._cancel_warm_ups()
+        self.world.warmer.sent(ask)
         self.sent += 1
         expected_s = 0.0
         if scenario.on_unfinished_warm == "wait_if_shorter":
@@ -304,10 +306,13 @@ class _Visit:
         records.attempts[row] = 0
         self._link(row, warm_up)
 
+    def _under_way(self) -> list[Ticket]:
+        """The warm-ups of this user that have not ended."""
+        return [each.ticket for each in self.warm_ups if each.ticket is not None and each.ticket.outcome is None]
+
     def _cancel_warm_ups(self) -> None:
-        for warm_up in self.warm_ups:
-            if warm_up.ticket is not None and warm_up.ticket.outcome is None:
-                self.backend.cancel(warm_up.ticket)
+        for ticket in self._under_way():
+            self.backend.cancel(ticket)
 
     def _drop_warm_ups(self) -> None:
         if self.world.scenario.warming.cancel_on_abandon:

@@ -13,7 +13,7 @@ from .. import stats, units
 from ..errors import require, require_count
 from ..notes import notes_of
 from ..scenario import Scenario
-from .headroom import MOST_REQUESTS, UNKNOWN, Headroom, oracle_scenario, run_figures_of, twins
+from .headroom import MOST_REQUESTS, UNKNOWN, Headroom, foreseen, oracle_scenario, run_figures_of, twins
 from .run_store import RunStore
 from .runs import Metric, Run
 from .study import Study
@@ -265,11 +265,11 @@ def _headrooms(
         known += zip(missing, simulated(missing), strict=True)
     rooms = {}
     for name, other in cold.items():
-        foreseen = next((each for scenario, each in known if scenario == oracles[name]), None)
-        three = [ran[other], ran[name], *([] if foreseen is None else [foreseen])]
+        knowing = next((each for scenario, each in known if scenario == oracles[name]), None)
+        three = [ran[other], ran[name], *([] if knowing is None else [knowing])]
         seeds = [seed for seed in three[0] if all(seed in each for each in three)]
         none, policy, *oracle = (run_figures_of([each[seed] for seed in seeds]) for each in three)
-        rooms[name] = Headroom(none=none, policy=policy, oracle=oracle[0] if oracle else UNKNOWN)
+        rooms[name] = Headroom(none=none, policy=policy, oracle=foreseen(oracle[0], none) if oracle else UNKNOWN)
     return rooms
 
 

@@ -6,6 +6,7 @@ import math
 from bisect import insort
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Final
 
 from ..errors import require_count, require_number
 from .policies import Coming, Moment, Warmer, WarmingPolicy, WarmUp
@@ -86,12 +87,16 @@ class _Learner(Warmer):
             insort(self._own_s.setdefault(moment.user, []), moment.typing.end_at_s)
 
 
+_LEAST_AHEAD_S: Final = 1.0  # however short a warm-up is, what runs already may be in its way
+
+
 @dataclass(frozen=True, kw_only=True)
 class Oracle(WarmingPolicy):
     """Know the future: the shortest waits that warming can give, at the least cost for them. A bound, not a policy to deploy.
 
     It warms what will be sent and nothing else: a first question from open, a later one from the end of the answer before it,
-    ``most_ahead_s`` before submit at most; but nothing that saves less than ``least_gain_s`` of waiting, be it because the prefix
+    ``most_ahead_s`` before submit at most, or ``lead`` times what the warm-up itself takes (None: as early as that), for what is
+    warmed long before is in others' way; but nothing that saves less than ``least_gain_s`` of waiting, be it because the prefix
     is there already or because the warm-up would come too late. Over a longer pause it keeps the entry alive with pings where
     their reads cost less than one write. ``ttl_s`` is the lifetime (None: until evicted), ``write`` and ``read`` prices over the
     uncached input price. ``evicts``: others' prompts can push an entry out, so what is there now is warmed all the same, to be
@@ -109,6 +114,7 @@ class Oracle(WarmingPolicy):
     write: float = 1.25
     read: float = 0.1
     evicts: bool = False
+    lead: float | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -119,18 +125,28 @@ class Oracle(WarmingPolicy):
             require_number("most_ahead_s", self.most_ahead_s, at_most=self.ttl_s)
         require_number("write", self.write, at_least=0)
         require_number("read", self.read, at_least=0)
+        if self.lead is not None:
+            require_number("lead", self.lead, above=0)
 
     def fresh(self) -> Warmer:
         """One that remembers which sessions it has planned ahead for."""
         return _Seer(self)
 
-    def schedule_s(self, submit_s: float, since_sent_s: float | None) -> list[float]:
+    def ahead_s(self, moment: Moment) -> float:
+        """How long before submit the warm-up goes out.
+
+        >>> Oracle(lead=6).ahead_s(Moment(user="u", session="s", prefix_tokens=8_000, warm_s=lambda: 2.0))
+        12.0
+        """
+        return self.most_ahead_s if self.lead is None else min(self.most_ahead_s, max(_LEAST_AHEAD_S, self.lead * moment.warm_s()))
+
+    def schedule_s(self, submit_s: float, since_sent_s: float | None, ahead_s: float | None = None) -> list[float]:
         """Seconds from now at which to touch a prefix whose question comes in ``submit_s``: pings, and last the warm-up.
 
         >>> Oracle().schedule_s(30.0, None), Oracle().schedule_s(700.0, 0.0), Oracle().schedule_s(9000.0, 0.0)
         ([0.0], [240.0, 460.0], [8760.0])
         """
-        last_s = max(0.0, submit_s - self.most_ahead_s)
+        last_s = max(0.0, submit_s - (self.most_ahead_s if ahead_s is None else ahead_s))
         if self.ttl_s is None or since_sent_s is None:
             return [last_s]
         pings: list[float] = []
@@ -154,7 +170,7 @@ class _Seer(Warmer):
         submit_s = moment.typing.submit_at_s
         if submit_s is None or moment.session in self._planned or self._gain_s(moment, submit_s) < self.policy.least_gain_s:
             return ()
-        return [WarmUp(self.policy.schedule_s(submit_s, None)[-1])]
+        return [WarmUp(self.policy.schedule_s(submit_s, None, self.policy.ahead_s(moment))[-1])]
 
     def after_answer(self, moment: Moment) -> Sequence[WarmUp]:
         submit_s = _submit_s(moment.future)
@@ -164,7 +180,7 @@ class _Seer(Warmer):
         self._planned.add(moment.session)
         if self._gain_s(moment, submit_s) < self.policy.least_gain_s:
             return ()
-        *pings, last_s = self.policy.schedule_s(submit_s, moment.since_sent_s)
+        *pings, last_s = self.policy.schedule_s(submit_s, moment.since_sent_s, self.policy.ahead_s(moment))
         return [*(WarmUp(ping_s, supersedes=False, kind="keepalive") for ping_s in pings), WarmUp(last_s)]
 
     def turn_ended(self, moment: Moment) -> None:

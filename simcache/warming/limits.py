@@ -78,13 +78,14 @@ class Budgeted(WarmingPolicy):
 
     ``usd_per_hour``: what warm-ups and pings of any 3,600 s may cost, at ``write_usd_per_mtok`` for prompt tokens that are not
     cached when the warm-up is sent and ``read_usd_per_mtok`` for those that are (defaults: Claude Sonnet 4.5, list price of
-    2026-11-21; output, at most 16 tokens, is left out). ``most_at_once``: how many may be under way. None: no such limit.
+    2026-11-21; output, at most 16 tokens, is left out). ``most_at_once``: how many may be under way, those that a new one cancels
+    not counted. None: no such limit.
 
     >>> from .policies import WarmOnOpen
     >>> warmer = Budgeted(policy=WarmOnOpen(), usd_per_hour=0.05).fresh()
     >>> ask = Ask(now_s=0.0, kind="warm", prompt_tokens=10_000, hit_tokens=lambda: 0)
-    >>> warmer.admits(ask), warmer.admits(ask)
-    (True, False)
+    >>> warmer.admits(ask), warmer.sent(ask), warmer.admits(ask)
+    (True, None, False)
     """
 
     policy: WarmingPolicy
@@ -130,6 +131,10 @@ class _Chorus(Warmer):
     def admits(self, ask: Ask) -> bool:
         return all(part.admits(ask) for part in self.parts)
 
+    def sent(self, ask: Ask) -> None:
+        for part in self.parts:
+            part.sent(ask)
+
     def settled(self, ask: Ask) -> None:
         for part in self.parts:
             part.settled(ask)
@@ -159,25 +164,28 @@ class _Purse(_Chorus):
 
     def admits(self, ask: Ask) -> bool:
         policy = self.policy
-        if policy.most_at_once is not None and self._under_way >= policy.most_at_once:
+        if policy.most_at_once is not None and self._under_way - ask.replaces >= policy.most_at_once:
             return False
         if policy.usd_per_hour is not None:
             while self._spent and self._spent[0][0] <= ask.now_s - _HOUR_S:
                 self._spent.popleft()
-            hit = min(ask.hit_tokens(), ask.prompt_tokens)
-            usd = ((ask.prompt_tokens - hit) * policy.write_usd_per_mtok + hit * policy.read_usd_per_mtok) / 1e6
-            if sum(spent for _, spent in self._spent) + usd > policy.usd_per_hour:
+            if sum(spent for _, spent in self._spent) + self._usd(ask) > policy.usd_per_hour:
                 return False
-        if not super().admits(ask):
-            return False
-        if policy.usd_per_hour is not None:
-            self._spent.append((ask.now_s, usd))
+        return super().admits(ask)
+
+    def sent(self, ask: Ask) -> None:
+        if self.policy.usd_per_hour is not None:
+            self._spent.append((ask.now_s, self._usd(ask)))
         self._under_way += 1
-        return True
+        super().sent(ask)
 
     def settled(self, ask: Ask) -> None:
         self._under_way -= 1
         super().settled(ask)
+
+    def _usd(self, ask: Ask) -> float:
+        hit = min(ask.hit_tokens(), ask.prompt_tokens)
+        return ((ask.prompt_tokens - hit) * self.policy.write_usd_per_mtok + hit * self.policy.read_usd_per_mtok) / 1e6
 
 
 def _require_policy(name: str, policy: object) -> None:

@@ -65,6 +65,8 @@ class Moment:
 class Ask:
     """A warm-up about to be sent: how long its prompt is, and how much of it is in the cache already (an estimate).
 
+    ``replaces``: how many that are still under way it cancels.
+
     >>> Ask(now_s=1.0, kind="warm", prompt_tokens=8_000, hit_tokens=lambda: 0).hit_tokens()
     0
     """
@@ -73,6 +75,7 @@ class Ask:
     kind: str
     prompt_tokens: int
     hit_tokens: Callable[[], int]
+    replaces: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,8 +145,11 @@ class Warmer:
         return self.policy.after_answer(moment)
 
     def admits(self, ask: Ask) -> bool:
-        """Whether this warm-up may be sent now; asked right before it would be."""
+        """Whether this warm-up may be sent now; asked right before it would be. What was admitted may still not be sent."""
         return True
+
+    def sent(self, ask: Ask) -> None:
+        """A warm-up that was admitted is sent now."""
 
     def settled(self, ask: Ask) -> None:
         """A warm-up that was sent has ended, whatever became of it."""
