@@ -79,6 +79,7 @@ _DEFAULTS: Final = {
     ),
     "attempts": 1,
 }
+_TEXT_DEFAULTS: Final = {"session": "", "user": "", "kind": "user", "outcome": "failed"}
 
 _ROWS_AT_A_TIME: Final = 512
 
@@ -96,8 +97,8 @@ class RecordsBuilder:
 
     def __init__(self, tiers: Sequence[str] = ()) -> None:
         self.rows = 0
-        self._room = 0  # rows that the integer columns have room for
-        self._defaults = []
+        self._room = 0  # rows that the columns have room for
+        self._defaults: list[tuple[Any, Any]] = []
         for name in INTEGER_COLUMNS:
             column = array("q")
             setattr(self, name, column)
@@ -110,6 +111,7 @@ class RecordsBuilder:
             self._defaults.append((column, array("q", [0]) * _ROWS_AT_A_TIME))
         for name in TEXT_COLUMNS:
             setattr(self, name, [])
+            self._defaults.append((getattr(self, name), [_TEXT_DEFAULTS[name]] * _ROWS_AT_A_TIME))
 
     def __getattr__(self, name: str) -> Any:  # the slots above are set in __init__ by name; this satisfies type checkers
         raise AttributeError(name)
@@ -120,16 +122,21 @@ class RecordsBuilder:
         >>> RecordsBuilder().row()
         0
         """
-        if self.rows == self._room:
+        row = self.rows
+        if row == self._room:
             for column, defaults in self._defaults:
                 column.extend(defaults)
             self._room += _ROWS_AT_A_TIME
-        self.session.append(session)
-        self.user.append(user)
-        self.kind.append(kind)
-        self.outcome.append(outcome)
-        self.rows += 1
-        return self.rows - 1
+        if session:
+            self.session[row] = session
+        if user:
+            self.user[row] = user
+        if kind != "user":
+            self.kind[row] = kind
+        if outcome != "failed":
+            self.outcome[row] = outcome
+        self.rows = row + 1
+        return row
 
     def freeze(self) -> Records:
         """The rows so far as read-only columns.
@@ -139,7 +146,7 @@ class RecordsBuilder:
         """
         integers = {name: np.array(getattr(self, name)[: self.rows], dtype=np.int64) for name in INTEGER_COLUMNS}
         integers |= {name: np.array(column[: self.rows], dtype=np.int64) for name, column in self._tier_columns().items()}
-        texts = {name: np.array(getattr(self, name), dtype=object) for name in TEXT_COLUMNS}
+        texts = {name: np.array(getattr(self, name)[: self.rows], dtype=object) for name in TEXT_COLUMNS}
         return Records({**texts, **integers})
 
     def _tier_columns(self) -> dict[str, array[int]]:

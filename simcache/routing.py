@@ -62,10 +62,12 @@ def round_robin(seed: int) -> Route:
 
     def route(request: Request, replicas: Sequence[ReplicaView]) -> int:
         nonlocal last
-        later = [place for place, replica in enumerate(replicas) if replica.index > last]
-        place = later[0] if later else 0
-        last = replicas[place].index
-        return place
+        for place, replica in enumerate(replicas):
+            if replica.index > last:
+                last = replica.index
+                return place
+        last = replicas[0].index
+        return 0
 
     return route
 

@@ -5,8 +5,11 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Hashable
 from itertools import accumulate
+from operator import itemgetter
 
 from ..prompt import Prompt, Segment
+
+_key, _tokens = itemgetter(0), itemgetter(1)
 
 
 class Content:
@@ -22,14 +25,12 @@ class Content:
     __slots__ = ("ends", "keys", "prompt_tokens")
 
     def __init__(self, prompt: Prompt, output: Segment) -> None:
-        keys: tuple[Hashable, ...] = ()
-        ends: tuple[int, ...] = ()
-        if prompt:
-            keys, counts = zip(*prompt, strict=True)
-            if 0 in counts:  # empty segments hold no token
-                keys = tuple(key for key, count in prompt if count)
-                counts = tuple(count for count in counts if count)
-            ends = tuple(accumulate(counts))
+        counts = tuple(map(_tokens, prompt))
+        if 0 in counts:  # empty segments hold no token
+            prompt = tuple(segment for segment in prompt if segment[1])
+            counts = tuple(map(_tokens, prompt))
+        keys: tuple[Hashable, ...] = tuple(map(_key, prompt))
+        ends = tuple(accumulate(counts))
         self.prompt_tokens = ends[-1] if ends else 0
         if output[1]:
             keys += (output[0],)

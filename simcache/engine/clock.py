@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from heapq import heappop, heappush
+from operator import attrgetter
 from typing import TYPE_CHECKING, Final
 
 import simpy
@@ -38,6 +39,9 @@ class Clock(simpy.Environment):
         @property
         def now(self) -> int: ...
 
+    else:
+        now = property(attrgetter("_now"))  # SimPy's own, without a Python frame: a run asks a dozen times a request
+
     def call(self, callback: Callable[[Event], None], delay: int, priority: int = NORMAL) -> Event:
         """Call ``callback(event)`` after ``delay`` ticks; returns the event, so that its owner can tell it from later ones."""
         event = Event(self)
@@ -49,10 +53,12 @@ class Clock(simpy.Environment):
 
     def step(self) -> None:
         """Process the next event; raises simpy's EmptySchedule when there is none."""
-        moved, queue = self._moved, self._queue
-        while moved and queue and queue[0][2] in moved:
-            moved.remove(heappop(queue)[2])
-        super().step()
+        moved = self._moved
+        if moved:
+            queue = self._queue
+            while queue and queue[0][2] in moved:
+                moved.remove(heappop(queue)[2])
+        simpy.Environment.step(self)
 
 
 class Alarm(Event):

@@ -21,7 +21,8 @@ from .backend import Ticket, Watch
 from .clock import TICKS_PER_NS, Clock, instant, nanoseconds
 from .journal import Journal
 from .schedulers import make_scheduler
-from .server import ReplicaServer, ServerTicket, open_ticket
+from .server import ReplicaServer
+from .server_ticket import ServerTicket, open_ticket
 
 MOST_ATTEMPTS: Final = 3
 """A request that was lost with a replica this often has failed."""

@@ -145,60 +145,60 @@ class _Feeder:
         self._serve = backend.serve
         self._requests = requests
         self._until = until
-        self._chunk: list[Request] = []
-        self._next = 0
+        self._chunk: Iterator[Request] = iter(())
         self._alarm = Alarm(env, self._send)
+        self._request: Request | None = None
+        self._at = 0  # its instant
+        self._read()
         self._schedule()
 
-    def _peek(self) -> Request | None:
-        if self._next == len(self._chunk):
+    def _read(self) -> None:
+        """Look at the next request; None at the end."""
+        request = next(self._chunk, None)
+        if request is None:
             started = perf_counter()
-            self._chunk = list(islice(self._requests, _CHUNK))
+            self._chunk = iter(list(islice(self._requests, _CHUNK)))
             self.reading_s += perf_counter() - started
-            self._next = 0
-            if not self._chunk:
-                return None
-        return self._chunk[self._next]
+            request = next(self._chunk, None)
+        self._request = request
+        if request is not None:
+            self._at = instant(request.arrived_at_s)
 
     def _schedule(self) -> None:
-        request = self._peek()
-        if request is None:
+        if self._request is None or (self._until is not None and self._at >= self._until):
             return
-        at = instant(request.arrived_at_s)
-        if self._until is not None and at >= self._until:
-            return
-        if at < self._env.now:
-            raise InputError("arrived_at_s", request.arrived_at_s, "must not be earlier than the request before it (or 0)")
-        self._alarm.set(at - self._env.now)
+        delay = self._at - self._env.now
+        if delay < 0:
+            rule = "must not be earlier than the request before it (or 0)"
+            raise InputError("arrived_at_s", self._request.arrived_at_s, rule)
+        self._alarm.set(delay)
 
     def _send(self, event: Event) -> None:
-        now, serve = self._env.now, self._serve
-        request = self._peek()
-        while request is not None and instant(request.arrived_at_s) == now:
-            serve(request)
-            self._next += 1
-            request = self._peek()
+        now = self._at
+        while self._request is not None and self._at == now:
+            self._serve(self._request)
+            self._read()
         self._schedule()
 
 
 def _run_clock(env: Clock, until: int | None, progress: Callable[[float], None] | None) -> int:
     """Run to the last event; how many there were."""
     step = env.step
-    events = 0
+    events = done = 0
     # What a run makes dies by reference counts; the collector would only walk the living again and again (10..20 % of the time).
     thresholds = gc.get_threshold()
     gc.set_threshold(100_000, *thresholds[1:])
     try:
         while True:
-            for _ in range(_EVENTS_PER_REPORT):
+            for done in range(_EVENTS_PER_REPORT):  # noqa: B007  # read where the schedule ends
                 step()
-                events += 1
+            events += _EVENTS_PER_REPORT
             if progress is not None and until:
                 progress(min(1.0, env.now / until))
     except EmptySchedule:
         if progress is not None:
             progress(1.0)
-        return events
+        return events + done
     finally:
         gc.set_threshold(*thresholds)
 

@@ -16,31 +16,8 @@ from ..scheduler.tiered import LowerMemory
 from .backend import Ticket, Watch
 from .clock import BOUNDARY, TICKS_PER_NS, Alarm, Clock, nanoseconds
 from .journal import Journal, Moment, Stretch
+from .server_ticket import ServerTicket, open_ticket
 from .step_cost import step_cost
-
-
-class ServerTicket(Ticket):
-    """A ticket that knows where it is being served."""
-
-    __slots__ = ("live", "server", "waiting_since")
-
-    live: LiveRequest
-    server: ReplicaServer
-    waiting_since: int
-
-
-def open_ticket(
-    env: Clock, records: RecordsBuilder, request: Request, submitted_at: int | None, watch: Watch | None
-) -> ServerTicket:
-    """A ticket with its record opened; no replica has it yet."""
-    now = env.now
-    row = records.row(request.session or "", request.user or "", request.kind)
-    ticket = ServerTicket(request, row, now if submitted_at is None else submitted_at, watch)
-    records.turn[row] = request.turn
-    records.priority[row] = request.priority
-    records.submitted_at_ns[row] = ticket.submitted_at // TICKS_PER_NS
-    records.sent_at_ns[row] = now // TICKS_PER_NS
-    return ticket
 
 
 class ReplicaServer:
@@ -73,6 +50,8 @@ class ReplicaServer:
         self.outstanding = 0
         self.queued_tokens = 0  # prompt tokens whose prefill has not ended
         self.block_tokens = self.scheduler.block_tokens
+        self._lifetimes = self.scheduler.lifetimes
+        self._at_schedule = self.scheduler.at_schedule
         self._slowness = slowness
         self._cost = step_cost(profile, slowness)
         self._plan_cost = self._cost  # of the plan under way: a change of speed counts from the next step on
@@ -247,26 +226,25 @@ class ReplicaServer:
 
     def _on_boundary(self, event: Event) -> None:
         scheduler, now = self.scheduler, self.env.now
-        scheduler.set_time(now)
+        if self._lifetimes:
+            scheduler.set_time(now)
         if self._plan is not None:
             if self._journal is not None:
                 self._write_stretch(self._journal, self._steps, now)
             first_tokens, finished = scheduler.advance(self._steps)
             self._plan = None
-            if first_tokens:
-                first_token_at_ns = self.records.first_token_at_ns
-                instant_ns = nanoseconds(now)
-                for live in first_tokens:
-                    ticket = live.ticket
-                    if ticket.outcome is not None:
-                        continue  # cancelled in this very step
-                    self.queued_tokens -= live.asked_tokens
-                    if ticket.first_token_at is None:  # else another replica showed it before it crashed
-                        ticket.first_token_at = now
-                        first_token_at_ns[live.row] = instant_ns
-                    if ticket.visible_at is None:
-                        ticket.visible_at = now
-                        self._tell(ticket, "visible")
+            for live in first_tokens:
+                ticket = live.ticket
+                if ticket.outcome is not None:
+                    continue  # cancelled in this very step
+                self.queued_tokens -= live.asked_tokens
+                if ticket.first_token_at is None:  # else another replica showed it before it crashed
+                    ticket.first_token_at = now
+                    self.records.first_token_at_ns[live.row] = nanoseconds(now)
+                if ticket.visible_at is None:
+                    ticket.visible_at = now
+                    self._tell(ticket, "visible")
+                if ticket.watch is not None:
                     self._tell(ticket, "first_token")
             for live in finished:
                 self._end(live, "ok")
@@ -276,15 +254,15 @@ class ReplicaServer:
                 self.records.output_tokens[live.row] = generated
                 scheduler.abort(live)
             self._cancelled.clear()
-        incoming, self._incoming = self._incoming, []
-        if not scheduler.running and not scheduler.waiting:
-            for live in incoming:
-                self._add(live)
-            incoming = []
+        incoming = self._incoming
+        if incoming:
+            self._incoming = []
+            if not scheduler.running and not scheduler.waiting:
+                for live in incoming:
+                    self._add(live)
+                incoming = []
         if not scheduler.running and not scheduler.waiting and not scheduler.loading and not scheduler.landed:
-            self._idle = True
-            self._stepping = False
-            scheduler.settle()
+            self._fall_idle()
             return
         self._start()
         for live in incoming:  # the step that starts now was decided before they were seen: they can join the next one
@@ -294,39 +272,43 @@ class ReplicaServer:
             elif live.state == WAITING and scheduler.matters(live):
                 self._cut()
 
+    def _fall_idle(self) -> None:
+        self._idle = True
+        self._stepping = False
+        self.scheduler.settle()
+
     def _start(self) -> None:
         scheduler, now = self.scheduler, self.env.now
-        scheduler.expire()
+        if self._lifetimes:
+            scheduler.expire()
         plan = scheduler.schedule()
         for live in plan.loads:
             self._await_load(live)
         if not plan.decodes and not plan.chunks and not plan.preempted:
             # Only bytes on their way are left; or the last one lingered, and found no block to linger in.
             if scheduler.loading or not (scheduler.running or scheduler.waiting):
-                self._idle = True
-                self._stepping = False
-                scheduler.settle()
+                self._fall_idle()
                 return
             raise DeadlockError(
                 f"replica {self.index} runs nothing and cannot admit request {scheduler.waiting[0].row}: {scheduler.shortage()}"
             )
         self._stepping = True
         self._plan = plan
-        self._plan_cost = self._cost
+        self._plan_cost = cost = self._cost
         self._started = now
-        self._steps = plan.steps if self.jump else 1
-        self._boundary.set(self._cost.span(plan, self._steps))
-        records = self.records
+        self._steps = steps = plan.steps if self.jump else 1
+        self._boundary.set(cost.span(plan, steps))
         for live in plan.admitted:
-            row = live.row
             if live.sampled == 0:
-                records.queue_ns[row] += (now - live.waiting_since) // TICKS_PER_NS
+                records, row = self.records, live.row
+                if now != live.waiting_since:
+                    records.queue_ns[row] += (now - live.waiting_since) // TICKS_PER_NS
                 if not live.preemptions:
                     records.first_scheduled_at_ns[row] = nanoseconds(now)
-                    assert live.hit_tokens is not None
-                    live.ticket.hit_tokens = live.hit_tokens
-                    records.hit_tokens[row] = live.hit_tokens
-                    records.hit_blocks[row] = live.hit_tokens // scheduler.block_tokens
+                    live.ticket.hit_tokens = hit_tokens = live.hit_tokens
+                    if hit_tokens:
+                        records.hit_tokens[row] = hit_tokens
+                        records.hit_blocks[row] = hit_tokens // self.block_tokens
                     if live.load is not None:
                         for column, tokens in zip(records.tier_hit_tokens, live.load.tokens, strict=True):
                             column[row] = tokens
@@ -341,11 +323,12 @@ class ReplicaServer:
                 hit_tokens = live.resume_hit_tokens[-1] if live.resume_hit_tokens else live.hit_tokens or 0
                 loaded, waited = self._loaded(live)
                 self._journal.moments.append(Moment(now, live.row, "admitted", self.index, hit_tokens, loaded, waited))
-        if scheduler.at_schedule:
+        if self._at_schedule:
             for live in plan.chunks:
-                if live.sampled == 0 and live.computed + live.scheduled == live.prompt_tokens:
+                if live.computed + live.scheduled == live.prompt_tokens and live.sampled == 0:
                     live.ticket.visible_at = now
-                    self._tell(live.ticket, "visible")
+                    if live.ticket.watch is not None:
+                        self._tell(live.ticket, "visible")
 
     def _await_load(self, live: LiveRequest) -> None:
         now, load = self.env.now, live.load

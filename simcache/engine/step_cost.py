@@ -53,12 +53,14 @@ class StepCost:
     __slots__ = (
         "_chunks",
         "_coefficients",
+        "_decoding",
         "_first",
         "_floored",
         "_floored_first",
         "_floored_growth",
         "_growth",
         "_offset",
+        "_per_decoding",
         "_plan",
         "_ticks_per_s",
         "host",
@@ -71,10 +73,12 @@ class StepCost:
     def __init__(self, coefficients: Coefficients, slowness: float = 1.0) -> None:
         self._coefficients = coefficients
         self._ticks_per_s = slowness * TICKS_PER_S
-        self._chunks = {0: (self._ticks(coefficients.decode_alone_s), 0, 0)}
+        self._chunks: dict[int, tuple[int, int, int]] = {}
+        self._decoding = self._ticks(coefficients.decode_alone_s)
         self.host = self._ticks(coefficients.host_s)
         self.host_per_seq = self._ticks(coefficients.host_per_seq_s)
         self.per_decode = self._ticks(coefficients.per_decode_s)
+        self._per_decoding = self.host_per_seq + self.per_decode
         self.per_kv = self._ticks(coefficients.per_kv_token_s)
         self.per_kv_mixed = self._ticks(coefficients.per_kv_token_mixed_s)
         # Of the plan asked about last: step i (from 0) takes first + i*growth, of the leading ``floored`` steps the floored pair.
@@ -99,13 +103,17 @@ class StepCost:
         """The terms of a plan, which stay as long as it does."""
         self._plan = plan
         decodes, new_tokens = plan.decodes, plan.new_tokens
-        per_kv = self.per_kv_mixed if new_tokens else self.per_kv
-        fixed = self.host + self.host_per_seq * (decodes + len(plan.chunks)) + self.per_decode * decodes + per_kv * plan.kv_tokens
-        growth = per_kv * decodes
+        self._floored = self._offset = 0
+        fixed = self.host + self._per_decoding * decodes
+        if not new_tokens:
+            self._growth = self.per_kv * decodes
+            self._first = fixed + self.per_kv * plan.kv_tokens + self._decoding
+            return
+        fixed += self.host_per_seq * len(plan.chunks) + self.per_kv_mixed * plan.kv_tokens
+        growth = self.per_kv_mixed * decodes
         tokens, per_attention, floor = self._chunks.get(new_tokens) or self._of_chunks(new_tokens)
         prefill = tokens + per_attention * plan.attention
         prefill_growth = per_attention * plan.attention_growth
-        self._floored = self._offset = 0
         if prefill < floor:
             if not prefill_growth:
                 self._first, self._growth = fixed + floor, growth

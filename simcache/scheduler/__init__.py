@@ -140,6 +140,11 @@ class Scheduler(Protocol):
     """The next step to be executed."""
 
     @property
+    def lifetimes(self) -> bool:
+        """Whether blocks expire: only then ``set_time`` and ``expire`` need be called."""
+        ...
+
+    @property
     def at_schedule(self) -> bool:
         """Whether blocks are hit-able from the step that schedules them (else: from its end)."""
         ...
@@ -226,6 +231,8 @@ class Scheduler(Protocol):
 
 class TimelessStore:
     """The part of a scheduler whose store has no lifetimes and puts nothing off."""
+
+    lifetimes = False
 
     def set_time(self, now: int) -> None:
         """Nothing depends on it."""

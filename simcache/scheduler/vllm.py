@@ -61,6 +61,7 @@ class VllmScheduler:
         self.pool = pool
         self.block_tokens = pool.block_tokens
         self.blocks = pool.blocks
+        self.lifetimes = pool.ttl is not None
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.priority = policy == "priority"
@@ -429,8 +430,7 @@ class VllmScheduler:
         self.pool.now = now
 
     def expire(self) -> None:
-        if self.pool.ttl is not None:
-            self.pool.expire(self.pool.now)
+        self.pool.expire(self.pool.now)
 
     def settle(self) -> None:
         self._hash_now()
