@@ -6,6 +6,7 @@ import gzip
 import json
 import re
 import warnings
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +14,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from simcache.cache.engine_presets import cache_preset, replay_preset
 from simcache.cache.eviction import Lru
 from simcache.cli.replay import command
 from simcache.engine.replay import capacity_curve, replay
+from simcache.engine.store_replay import file_requests
 from simcache.errors import SimcacheError
 from simcache.workload.block_traces import TraceWarning, read_block_trace
 
@@ -249,6 +252,18 @@ def test_a_stream_equals_the_whole(trace: str) -> None:
         (["--store", "vllm", "--capacity-blocks", "inf"], "capacity_blocks(='inf') must be a number for the vllm store"),
         (["--store", "vllm", "--capacity-blocks", "9", "--policy", "lfu"], "policy of the vllm store(='lfu') is not known"),
         (["--store", "vllm", "--curve"], "--curve goes with --store plain"),
+        (["--store", "vllm", "--capacity-blocks", "9", "--ttl", "60"], "--ttl goes with --store plain"),
+        (["--store", "sglang", "--capacity-blocks", "9", "--touch", "fwd"], "--touch goes with --store plain"),
+        (
+            ["--store", "sglang", "--capacity-blocks", "9", "--policy", "priority", "--retain", "::90"],
+            "--retain goes with --store plain and tensorrt-llm",
+        ),
+        (["--store", "tensorrt-llm", "--capacity-blocks", "9", "--retain", "::90"], "goes with the policy priority"),
+        (
+            ["--store", "lmcache", "--capacity-blocks", "9", "--policy", "sieve"],
+            "policy of the lmcache store(='sieve') is not known",
+        ),
+        (["--store", "vllm", "--capacity-blocks", "9", "--slots", "2"], "--slots and --slot-similarity go with --store slots"),
         (["--store", "sglang", "--capacity-tokens", "9", "--block-tokens", "0"], "block_tokens(=0) must be at least 1"),
         (["--store", "slots", "--capacity-tokens", "9", "--slots", "0"], "slots(=0) must be at least 1"),
         (["--format", "moncake", "--capacity-blocks", "3"], "format(='moncake') is not known. Did you mean 'mooncake'"),
@@ -314,30 +329,48 @@ def test_what_an_engine_cannot_hold_is_rejected_and_counted(trace: str) -> None:
     assert "rejected: 0 to 4 requests" in run(trace, "--store", "vllm", "--capacity-blocks", "0,4").stdout
 
 
+def test_presets_of_other_engines_by_name(shared_data: Path) -> None:
+    requests = shared_data / "engines" / "requests.json.gz"
+    loaded = list(file_requests(requests))
+    for store, block_tokens in (("nano-vllm", 256), ("tensorrt-llm", 32), ("lmcache", 256), ("mooncake", 512)):
+        (row,) = answer(requests, "--store", store, "--capacity-tokens", "16384", "--per-request")["results"]
+        expected = replay_preset(loaded, cache_preset(store), 16384)
+        assert (row["store"], row["policy"], row["block_tokens"]) == (store, "lru", block_tokens)
+        assert (row["hits"], row["evicted"]) == (expected.hit_tokens, expected.evicted)
+    options = ("--store", "tensorrt-llm", "--policy", "lru,priority", "--capacity-tokens", "16384")
+    plain, equal = answer(requests, *options)["results"]
+    assert plain["hit_tokens"] == equal["hit_tokens"], "one priority for all is LRU"
+    _, retained = answer(requests, *options, "--retain", "0:512:90")["results"]
+    assert retained["hit_tokens"] != plain["hit_tokens"]
+    (small,) = answer(requests, "--store", "nano-vllm", "--block-tokens", "16", "--capacity-blocks", "512")["results"]
+    assert small["block_tokens"] == 16
+
+
 def recorded(shared_data: Path, name: str) -> Any:
     with gzip.open(shared_data / "engines" / f"{name}.json.gz", "rt") as text:
         return json.load(text)["runs"]
 
 
 def test_engine_stores_equal_what_the_engines_did(shared_data: Path) -> None:
-    """One run per engine through the command; all runs are held by the stores' own tests."""
+    """Every recorded run through the command, as somebody would type it."""
     requests = shared_data / "engines" / "requests.json.gz"
-    ran = recorded(shared_data, "vllm_sequential")[0]
-    options = ("--store", "vllm", "--block-tokens", ran["block_size"], "--capacity-blocks", ran["usable_blocks"], "--per-request")
-    (row,) = answer(requests, "--format", "segments", *options)["results"]
+    for ran in recorded(shared_data, "vllm_sequential"):
+        size = ("--block-tokens", ran["block_size"], "--capacity-blocks", ran["usable_blocks"])
+        (row,) = answer(requests, "--format", "segments", "--store", "vllm", *size, "--per-request")["results"]
+        assert (row["hits"], row["evicted"]) == (ran["hit_tokens"], ran["evicted_blocks"])
+    for ran in recorded(shared_data, "sglang_sequential"):
+        size = ("--block-tokens", ran["page_size"], "--capacity-tokens", ran["capacity_tokens"])
+        (row,) = answer(requests, "--store", "sglang", "--policy", ran["policy"], *size, "--per-request")["results"]
+        assert (row["hits"], row["evicted"]) == (ran["hit_tokens"], ran["evicted_tokens"])
+
+
+def test_the_mooncake_run_of_the_engine_from_the_traces_first_rows(shared_data: Path, tmp_path: Path) -> None:
+    (ran,) = recorded(shared_data, "vllm_mooncake2000")
+    path = tmp_path / "rows.jsonl"
+    with gzip.open(shared_data / "traces" / "mooncake_conversation.jsonl.gz", "rt") as lines:
+        path.write_text("".join(islice(lines, 2000)))
+    (row,) = answer(path, "--store", "vllm", "--capacity-blocks", ran["usable_blocks"], "--per-request")["results"]
     assert (row["hits"], row["evicted"]) == (ran["hit_tokens"], ran["evicted_blocks"])
-    ran = next(run for run in recorded(shared_data, "sglang_sequential") if run["policy"] != "lru")
-    options = (
-        "--store",
-        "sglang",
-        "--block-tokens",
-        ran["page_size"],
-        "--capacity-tokens",
-        ran["capacity_tokens"],
-        "--per-request",
-    )
-    (row,) = answer(requests, "--policy", ran["policy"], *options)["results"]
-    assert (row["hits"], row["evicted"]) == (ran["hit_tokens"], ran["evicted_tokens"])
 
 
 def test_every_public_trace_replays(shared_data: Path) -> None:

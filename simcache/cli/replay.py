@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from ..engine.replay import ReplayRow
     from ..workload.block_traces import BlockTrace
 
-STORES: Final = ("plain", "vllm", "sglang", "slots")
+STORES: Final = ("plain", "vllm", "sglang", "slots", "nano-vllm", "tensorrt-llm", "lmcache", "mooncake")
 PROFILE: Final = "llama-3-8b/a100/tp1"
 
 _Number = TypeVar("_Number")
@@ -31,7 +31,7 @@ _Number = TypeVar("_Number")
 @click.option("--policy", default="lru", show_default=True, metavar="A,B", help="Eviction policies; a wrong name lists them all.")
 @click.option("--capacity-blocks", metavar="N,M", help="Capacities in blocks; inf: no bound.")
 @click.option("--capacity-tokens", metavar="N,M", help="Capacities in tokens, rounded down to whole blocks.")
-@click.option("--block-tokens", type=int, help="Tokens per block.  [default: mooncake 512, claude-code 64, others 16]")
+@click.option("--block-tokens", type=int, help="Tokens per block.  [default: the format's, or the engine's own]")
 @click.option("--touch", type=click.Choice(["rev", "fwd", "any"]), default="rev", show_default=True, help="Order of touches.")
 @click.option("--store", type=click.Choice(STORES), default="plain", show_default=True, help="Whose cache.")
 @click.option("--ttl", metavar="S,S", help="Lifetimes in seconds, for the policy ttl.")
@@ -51,11 +51,14 @@ _Number = TypeVar("_Number")
 def command(as_json: bool, figure: Path | None, **options: Any) -> None:
     """Replay TRACE through a cache without a clock: hits for a table of policies x capacities x lifetimes.
 
-    One global cache, file order, every request fully in before the next. The plain store takes every id as a block; vllm,
-    sglang and slots (llama.cpp) serve prompt and answer as those engines do. The policy ttl is replayed without a bound, and
-    under each capacity where one is given.
+    One global cache, file order, every request fully in before the next. The plain store takes every id as a block; the others
+    serve prompt and answer as those engines do (slots: llama.cpp). Blocks are the format's (mooncake 512, claude-code 64, others
+    16 tokens); of nano-vllm, tensorrt-llm, lmcache and mooncake the engine's own. The policy ttl is replayed without a bound,
+    and under each capacity where one is given.
     """
     asked = _Asked(**options)
+    if asked.store != "slots" and (asked.slots != 1 or asked.slot_similarity != 0.1):
+        raise click.UsageError("--slots and --slot-similarity go with --store slots.")
     if figure is not None and not asked.curve:
         raise click.UsageError("--figure goes with --curve.")
     answer = _engine_store(asked) if asked.store != "plain" else _streamed(asked) if asked.stream else _whole(asked)
@@ -160,10 +163,11 @@ def _streamed(asked: _Asked) -> _Answer:
 
 
 def _engine_store(asked: _Asked) -> _Answer:
-    from ..engine.store_replay import POLICIES, file_requests, replay_engine_store
+    from ..engine.store_replay import POLICIES, engine_preset, file_requests, replay_engine_store
     from ..workload.block_traces import read_block_trace
 
-    for name, given in (("--curve", asked.curve), ("--stream", asked.stream)):
+    only_plain = (("--curve", asked.curve), ("--stream", asked.stream), ("--touch", asked.touch != "rev"), ("--ttl", asked.ttl))
+    for name, given in only_plain:
         if given:
             raise click.UsageError(f"{name} goes with --store plain.")
     known = POLICIES[asked.store]
@@ -171,8 +175,13 @@ def _engine_store(asked: _Asked) -> _Answer:
         if name not in known:
             raise UnknownNameError(f"policy of the {asked.store} store", name, known)
     require(asked.has_capacity, "capacity", None, "must be given", "Give --capacity-blocks or --capacity-tokens.")
+    if asked.retain and asked.store != "tensorrt-llm":
+        raise click.UsageError("--retain goes with --store plain and tensorrt-llm.")
+    _check_retain(asked)
     trace = read_block_trace(asked.source, asked.format)  # checks the file, and counts what it holds
-    block_tokens = trace.block_tokens if asked.block_tokens is None else asked.block_tokens
+    block_tokens = asked.block_tokens
+    if block_tokens is None:  # those three take blocks of any size, and a trace was made for its own
+        block_tokens = trace.block_tokens if asked.store in ("vllm", "sglang", "slots") else engine_preset(asked.store).block_tokens
     require_count("block_tokens", block_tokens)
     requests = list(file_requests(asked.source, asked.format))
     answer = _Answer(
@@ -188,7 +197,7 @@ def _engine_store(asked: _Asked) -> _Answer:
                     asked.store,
                     blocks * block_tokens,
                     block_tokens=block_tokens,
-                    policy=name,
+                    policy=_priority(asked) if asked.retain and name == "priority" else name,
                     slot_count=asked.slots,
                     slot_similarity=asked.slot_similarity,
                 )
@@ -226,8 +235,7 @@ def _policies(asked: _Asked) -> list[EvictionPolicy]:
             require(one_pass, "policy", name, "has no curve in one pass: lru and sliding ttl have", way_out)
     if asked.ttl is not None:
         require("ttl" in asked.names, "ttl", asked.ttl, "goes with the policy ttl", "Add it to --policy.")
-    if asked.retain:
-        require("priority" in asked.names, "retain", asked.retain[0], "goes with the policy priority", "Add it to --policy.")
+    _check_retain(asked)
     policies: list[EvictionPolicy] = []
     for name in asked.names:
         if name == "ttl":
@@ -243,13 +251,12 @@ def _policies(asked: _Asked) -> list[EvictionPolicy]:
 def _makers(asked: _Asked) -> dict[str, Callable[[], EvictionPolicy]]:
     from ..cache.bounds import Infinite, Min
     from ..cache.eviction import Fifo, Filo, Lfu, LfuPerfect, Lru, Mru, RandomEviction, Sieve, Slru
-    from ..cache.retention import Priority
 
     by_order: tuple[type[EvictionPolicy], ...] = (Lru, Mru, Fifo, Filo, Lfu, LfuPerfect, Slru, Sieve, Infinite)
     return {
         **{policy.name: policy for policy in by_order},
         "random": lambda: RandomEviction(asked.seed),
-        "priority": lambda: Priority([_retention(text) for text in asked.retain]),
+        "priority": lambda: _priority(asked),
         "cost_aware": lambda: _cost_aware(asked),
         "min": Min,
         "min_prefix": lambda: Min(prefix=True),
@@ -285,6 +292,17 @@ def _server_profile(asked: _Asked) -> Any:
 def _kv_bytes_per_token(asked: _Asked) -> int | None:
     bytes_per_token: int | None = _server_profile(asked).kv_bytes_per_token
     return bytes_per_token
+
+
+def _check_retain(asked: _Asked) -> None:
+    if asked.retain:
+        require("priority" in asked.names, "retain", asked.retain[0], "goes with the policy priority", "Add it to --policy.")
+
+
+def _priority(asked: _Asked) -> EvictionPolicy:
+    from ..cache.retention import Priority
+
+    return Priority([_retention(text) for text in asked.retain])
 
 
 def _retention(text: str) -> Retention:
