@@ -10,6 +10,7 @@ import tempfile
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
@@ -65,7 +66,7 @@ class Result:
 
     ``bill`` None: nothing says what it costs. ``extrapolated``: a latency was asked for outside the profile's measured
     range. ``provenance``: where the latencies and prices come from. ``notes``: what was assumed on the way (ticks spread, a
-    profile that is not measured, ...).
+    profile that is not measured, ...). ``transient_s``: what was submitted before it is in no figure.
     Two results are equal when all but ``wall`` and ``bill`` is (the bill follows from records and tariff).
 
     >>> from simcache import TypingSessions, Scenario, Server, simulate
@@ -82,6 +83,14 @@ class Result:
     extrapolated: bool = False
     provenance: str | Mapping[str, Any] = ""
     notes: tuple[str, ...] = ()
+    transient_s: float = 0.0
+
+    @cached_property
+    def judged(self) -> Records:
+        """The records that figures are made of: those submitted from ``transient_s`` on. Counts and dollars are of all."""
+        if not self.transient_s:
+            return self.records
+        return self.records.where(self.records["submitted_at_ns"] >= round(self.transient_s * 1e9))
 
     def span(self, name: str) -> NDArray[np.float64]:
         """The values of one span (``ttft_s``, ``e2e_s``, ``perceived_s``, ``queue_s``, ``tpot_s``) as ``metrics`` defines it.
@@ -91,8 +100,8 @@ class Result:
         if name not in SPANS:
             raise UnknownNameError("name", name, SPANS)
         if name == "perceived_s":
-            return metrics.perceived_s(self.records, streams_answer=self.scenario.streams_answer)
-        values: NDArray[np.float64] = getattr(metrics, name)(self.records)
+            return metrics.perceived_s(self.judged, streams_answer=self.scenario.streams_answer)
+        values: NDArray[np.float64] = getattr(metrics, name)(self.judged)
         return values
 
     def quantiles(self, name: str, qs: Sequence[float]) -> tuple[float | None, ...]:
@@ -165,15 +174,15 @@ def run_figures(result: Result) -> dict[tuple[str, ...], float | None]:
         figures[name, "mean"] = stats.mean(values)
         for statistic, q in STATISTICS.items():
             figures[name, statistic] = stats.quantile(values, q)
-    hits = metrics.hits(result.records)
-    warm, bill = metrics.warm_ups(result.records), result.bill
-    figures["slo_share",] = metrics.slo_share(result.records, result.scenario.slo_ttft_s)
+    hits = metrics.hits(result.judged)
+    warm, bill = metrics.warm_ups(result.judged), result.bill
+    figures["slo_share",] = metrics.slo_share(result.judged, result.scenario.slo_ttft_s)
     figures["token_hit_ratio",] = hits.token_hit_ratio
     figures["block_hit_ratio",] = hits.block_hit_ratio
     figures["hit_tokens",] = hits.hit_tokens
     figures["prompt_tokens",] = hits.prompt_tokens
-    figures["ttft_after_warm_s",] = stats.mean(metrics.ttft_after_warm_s(result.records))
-    figures["residual_warm_s",] = stats.mean(metrics.residual_warm_s(result.records))
+    figures["ttft_after_warm_s",] = stats.mean(metrics.ttft_after_warm_s(result.judged))
+    figures["residual_warm_s",] = stats.mean(metrics.residual_warm_s(result.judged))
     figures["cost_usd", "total"] = bill.total_usd if bill else None
     figures["cost_usd", "per_1000_questions"] = bill.usd_per_1000_questions if bill else None
     figures["cost_usd", "warm_waste"] = bill.warm_waste_usd if bill else None
@@ -258,6 +267,9 @@ def summarise(results: Sequence[Result]) -> Json:
         "requests_per_s": wall.requests_per_s,
         "events_per_request": wall.events_per_request,
     }
+    left_out = sum(len(result.records) - len(result.judged) for result in results) / len(results)
+    until_s = sum(result.transient_s for result in results) / len(results)
+    entry["transient"] = {"rule": first.scenario.transient, "until_s": until_s, "left_out": _plain(left_out)}
     entry["slo_ttft_s"] = first.scenario.slo_ttft_s
     entry["extrapolated"] = any(result.extrapolated for result in results)
     sources = [dict(r.provenance) if isinstance(r.provenance, Mapping) else r.provenance for r in results]

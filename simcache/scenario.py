@@ -12,7 +12,7 @@ from .latency import HostedProfile, ServerProfile
 from .price_list import parse_date
 from .routing import ROUTERS, Route
 from .warming import NoWarming, WarmingPolicy
-from .workload import Workload
+from .workload import Workload, why_not_stationary
 
 Engine = Literal["vllm", "sglang", "prefill-first", "llamacpp"]
 ENGINES: Final = {"vllm": ("fcfs", "priority"), "sglang": ("fcfs", "lpm"), "prefill-first": ("fcfs",), "llamacpp": ("fcfs",)}
@@ -237,7 +237,8 @@ Backend = Server | Cluster | HostedApi
 class Scenario:
     """One what-if question. ``simulate(scenario, seed=...)`` answers it; the scenario never changes.
 
-    ``zero_data_retention`` rules out providers' caches that store data.
+    ``zero_data_retention`` rules out providers' caches that store data. ``transient``: what of the beginning the figures leave out:
+    nothing, so many seconds, or "mser5", what :func:`~simcache.steady.mser5` says of TTFT, for stationary workloads only.
 
     >>> from simcache import Scenario, TypingSessions
     >>> Scenario(workload=TypingSessions(users=3), backend=Server()).but(name="b").name
@@ -253,8 +254,17 @@ class Scenario:
     slo_ttft_s: float = 1.0
     streams_answer: bool = True
     zero_data_retention: bool = False
+    transient: Literal["mser5"] | float | None = None
 
     def __post_init__(self) -> None:
+        if self.transient == "mser5":
+            reason = why_not_stationary(self.workload)
+            way_out = "Give the seconds to leave out, or none."
+            require(reason is None, "transient", self.transient, f"is for stationary workloads: {reason}", way_out)
+        elif isinstance(self.transient, str):
+            raise InputError("transient", self.transient, "must be 'mser5', a number of seconds, or none")
+        elif self.transient is not None:
+            require_number("transient", self.transient, at_least=0)
         require(
             self.on_unfinished_warm in ("wait", "send", "wait_if_shorter"),
             "on_unfinished_warm",

@@ -109,7 +109,9 @@ def field_types(cls: type) -> Mapping[str, Any]:
     >>> field_types(HostedApi)["jitter"]
     <class 'bool'>
     """
-    hints = typing.get_type_hints(cls)
+    from .latency.kernel_tables import KernelTables  # a type that the profiles' module names without importing it
+
+    hints = typing.get_type_hints(cls, localns={"KernelTables": KernelTables})
     names = [field.name for field in fields(cls) if field.init] if is_dataclass(cls) else list(cls._fields)  # type: ignore[attr-defined]
     return {name: hints[name] for name in names}
 

@@ -219,6 +219,21 @@ def test_a_trace_runs_with_the_options_that_belong_to_it(tmp_path: Path) -> None
     assert slot["hit_tokens"] == 8 * 599  # exact to the token, all but the last
 
 
+def test_a_start_from_empty_is_left_out_on_request_and_refused_where_it_is_none(tmp_path: Path) -> None:
+    file = tmp_path / "stream.toml"
+    file.write_text(
+        'workload = {kind="poisson", rate_per_s=1, count=60, prompt_tokens=100, output_tokens=1}\n[backend]\nkind="server"'
+    )
+    done = simcache("run", str(file), "--transient", "20", "--json", cwd=tmp_path)
+    (entry,) = json.loads(done.stdout)["results"]
+    assert entry["transient"]["rule"] == 20
+    assert 0 < entry["transient"]["left_out"] < 60
+    done = simcache("run", "demo", "--transient", "mser5", cwd=tmp_path)
+    assert done.returncode == 2
+    assert "come once and leave" in done.stderr
+    assert "Give the seconds to leave out" in done.stderr
+
+
 def test_paths_are_never_wrapped_and_a_plain_encoding_survives(tmp_path: Path) -> None:
     out = tmp_path / ("a folder with a name " * 8).strip()
     done = simcache("run", "openai-demo", "--out", str(out), "--seeds", "2", cwd=tmp_path, PYTHONIOENCODING="ascii", COLUMNS="70")

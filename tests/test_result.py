@@ -44,6 +44,7 @@ PROMISED = {
     # additive
     "warm_ups": ["sent", "wasted_share"],
     "user_outcomes": ["ok", "rejected", "abandoned", "cancelled", "failed"],
+    "transient": ["rule", "until_s", "left_out"],
     "slo_ttft_s": None,
     "notes": None,
 }

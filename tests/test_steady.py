@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from simcache import steady
+from simcache import queueing, steady
 from simcache.engine.run import simulate
 from simcache.errors import InputError
+from simcache.faults import Slow
 from simcache.latency import Coefficients, ServerProfile
+from simcache.result import summarise
 from simcache.scenario import Cluster, Scenario
+from simcache.workload.arrivals import DayAndWeek
 from simcache.workload.distributions import Exponential
+from simcache.workload.presets import TypingSessions
 from simcache.workload.synthetic import PoissonRequests, RequestList
+from simcache.workload.traces import TraceWorkload
 
 SEATS = ServerProfile(name="seats", coefficients=Coefficients(per_token_s=1e-3), kv_tokens=10**9)
 
@@ -69,3 +76,79 @@ def test_mser5_refuses_too_few_and_what_is_no_number():
         steady.mser5([1.0] * 19)
     with pytest.raises(InputError, match="finite"):
         steady.mser5([float("nan")] * 30)
+
+
+# -- what figures leave out ----------------------------------------------------------------------------------------------------
+
+STREAM = PoissonRequests(rate_per_s=0.5, count=3_000, prompt_tokens=Exponential(mean=1_000), output_tokens=0)
+ONE_SEAT = Cluster(profile=SEATS, max_num_seqs=1, max_num_batched_tokens=10**7, prefix_caching=False)
+SLOW_START = replace(ONE_SEAT, faults=(Slow(at_s=0, replica=0, factor=4.0, for_s=300),))
+
+
+def mean_sojourns_s(backend: Cluster, transient, seeds: int = 12) -> list[float]:
+    scenario = Scenario(workload=STREAM, backend=backend, transient=transient)
+    return [float(simulate(scenario, seed=seed).span("ttft_s").mean()) for seed in range(seeds)]
+
+
+def test_a_known_transient_is_left_out_and_the_stationary_law_is_left():
+    law_s = 1.0 + queueing.mm1_wait_s(0.5, 1.0)
+    # Twice overloaded for 300 s: 75 wait, and it takes 150 s more until nobody does.
+    assert np.mean(mean_sojourns_s(SLOW_START, None)) > 4 * law_s
+    assert np.mean(mean_sojourns_s(SLOW_START, "mser5")) == pytest.approx(law_s, rel=0.06)
+    assert np.mean(mean_sojourns_s(SLOW_START, 700.0)) == pytest.approx(law_s, rel=0.06)
+    result = simulate(Scenario(workload=STREAM, backend=SLOW_START, transient="mser5"), seed=1)
+    assert 300 < result.transient_s < 900
+    entry = summarise([result])
+    assert entry["transient"] == {
+        "rule": "mser5",
+        "until_s": result.transient_s,
+        "left_out": len(result.records) - len(result.judged),
+    }
+    assert entry["requests"]["user"] == 3_000
+    assert f"figures leave out {entry['transient']['left_out']:,} of 3,000 requests" in " ".join(result.notes)
+
+
+def test_a_queue_that_starts_empty_stays_near_its_law():
+    law_s = 1.0 + queueing.mm1_wait_s(0.5, 1.0)
+    assert np.mean(mean_sojourns_s(ONE_SEAT, "mser5")) == pytest.approx(law_s, rel=0.05)
+
+
+def test_nothing_is_left_out_unless_asked_for():
+    result = simulate(Scenario(workload=STREAM, backend=SLOW_START), seed=1)
+    assert result.judged is result.records
+    assert summarise([result])["transient"] == {"rule": None, "until_s": 0.0, "left_out": 0}
+    assert "leave out" not in " ".join(result.notes)
+
+
+@pytest.mark.parametrize(
+    ("workload", "reason"),
+    [
+        (TraceWorkload(path="t.jsonl", format="mooncake"), "a trace replays"),
+        (RequestList(rows=()), "one stretch of time"),
+        (TypingSessions(users=50), "come once and leave"),
+        (TypingSessions(arrivals_per_s=0.1, day_and_week=DayAndWeek()), "by the hour"),
+        (object(), "object does not say"),
+    ],
+)
+def test_mser5_is_refused_with_the_reason_where_the_beginning_is_not_a_start(workload, reason):
+    with pytest.raises(InputError, match=reason):
+        Scenario(workload=workload, backend=ONE_SEAT, transient="mser5")
+    assert Scenario(workload=workload, backend=ONE_SEAT, transient=60.0).transient == 60.0
+
+
+def test_a_transient_that_leaves_nothing_or_has_no_end_is_said():
+    for wrong in (-1.0, "soon", float("nan")):
+        with pytest.raises(InputError, match="transient"):
+            Scenario(workload=STREAM, backend=ONE_SEAT, transient=wrong)
+    few = replace(STREAM, count=19)
+    for workload, transient, text in ((few, "mser5", "at least 20 answers"), (few, 1e6, "leaves out every request")):
+        with pytest.raises(InputError, match=text):
+            simulate(Scenario(workload=workload, backend=ONE_SEAT, transient=transient))
+    growing = replace(STREAM, rate_per_s=3.0, count=400)
+    assert "simulate longer" in " ".join(simulate(Scenario(workload=growing, backend=ONE_SEAT, transient="mser5")).notes)
+
+
+def test_people_who_come_in_a_stream_are_stationary():
+    people = TypingSessions(arrivals_per_s=0.05)
+    result = simulate(Scenario(workload=people, backend=Cluster(), transient="mser5"), duration_s=3_600, seed=2)
+    assert "figures leave out" in " ".join(result.notes)

@@ -28,6 +28,11 @@ DEFAULT_FOLDER: Final = Path("simcache-out")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document instead of the table; no files without --out.")
 @click.option("--set", "overrides", multiple=True, metavar="KEY=VALUE", help="Change a key, for example backend.replicas=4.")
 @click.option(
+    "--transient",
+    metavar="mser5|none|SECONDS",
+    help="What of the beginning the figures leave out; mser5 finds it, in stationary workloads.  [default: the file's, else none]",
+)
+@click.option(
     "--profile-draws",
     type=click.IntRange(min=1),
     help="Split the intervals into seeds, profile and model error, with so many profiles drawn from the covariance.",
@@ -60,6 +65,7 @@ def command(
     out: Path | None,
     as_json: bool,
     overrides: tuple[str, ...],
+    transient: str | None,
     profile_draws: int | None,
     trace: str | None,
     explain: int | None,
@@ -78,6 +84,8 @@ def command(
     given = {name: value for name, value in trace_options.items() if value is not None}
     if seeds is not None:
         overrides += (f"seeds={seeds}",)
+    if transient is not None:
+        overrides += (f"transient={transient}",)
     if trace is None:
         if given:
             raise click.UsageError(f"{_flag(next(iter(given)))} goes with --trace; for a scenario use --set.")

@@ -23,7 +23,7 @@ from ..records import NEVER, Records, RecordsBuilder
 from ..result import Result, Wall
 from ..scenario import Cluster, HostedApi, Scenario
 from ..scheduler.vllm import VllmScheduler
-from ..steady import overload
+from ..steady import overload, transient_end_s, transient_note
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
 from .backend import Backend
@@ -114,6 +114,9 @@ def simulate(
     if tally.unsent_turns:
         notes.append(f"{tally.unsent_turns} of {tally.opened_turns} drafts were never sent")
     account, price_source, price_notes = _bill(scenario, profile, prices, frozen, max(_ended_at_s(frozen), duration_s or 0.0))
+    transient_s = transient_end_s(frozen, scenario.transient)
+    if scenario.transient is not None:
+        notes.append(transient_note(frozen, scenario.transient, transient_s))
     beyond = overload(frozen)
     if beyond is not None and not isinstance(scenario.backend, HostedApi):
         replicas = scenario.backend.replicas if isinstance(scenario.backend, Cluster) else 1
@@ -133,6 +136,7 @@ def simulate(
             "prices": price_source,
         },
         notes=tuple(dict.fromkeys([*notes, *price_notes])),
+        transient_s=transient_s,
     )
 
 

@@ -93,7 +93,7 @@ def _paired(before: Sequence[float | None], after: Sequence[float | None]) -> Pa
 
 
 def _p95_s(result: Result) -> float | None:
-    return stats.quantile(metrics.ttft_s(result.records), 0.95)
+    return stats.quantile(metrics.ttft_s(result.judged), 0.95)
 
 
 def _usd(result: Result) -> float | None:
@@ -141,12 +141,11 @@ def _mean(values: Iterable[float | None]) -> float | None:
 def _waits(results: Sequence[Result]) -> str:
     slo_ttft_s = results[0].scenario.slo_ttft_s
     half, tail = (
-        _with_interval([stats.quantile(metrics.ttft_s(result.records), q) for result in results], units.seconds)
-        for q in (0.5, 0.95)
+        _with_interval([stats.quantile(metrics.ttft_s(result.judged), q) for result in results], units.seconds) for q in (0.5, 0.95)
     )
     if half is None:
         return "Nobody was answered."
-    share = units.share(_mean(metrics.slo_share(result.records, slo_ttft_s) for result in results))
+    share = units.share(_mean(metrics.slo_share(result.judged, slo_ttft_s) for result in results))
     cost = _with_interval([_usd(result) for result in results], units.dollars)
     priced = "" if cost is None else f", at {cost} per 1,000 questions"
     return (

@@ -218,7 +218,7 @@ def headroom_figures(results: Sequence[Result]) -> Figures:
     >>> headroom_figures([])
     Figures(ttft_mean_s=None, ttft_p95_s=None, usd_per_1000_questions=None)
     """
-    waits = [metrics.ttft_s(result.records) for result in results]
+    waits = [metrics.ttft_s(result.judged) for result in results]
     costs = [None if result.bill is None else result.bill.usd_per_1000_questions for result in results]
     return Figures(
         ttft_mean_s=_mean([stats.mean(values) for values in waits]),

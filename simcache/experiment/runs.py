@@ -139,7 +139,7 @@ def reduced(result: Result) -> Run:
         seed=result.seed,
         figures=figures,
         quantiles=quantiles,
-        variances=_variances(users, result.scenario.slo_ttft_s),
+        variances=_variances(result.judged.where(metrics.user_mask(result.judged)), result.scenario.slo_ttft_s),
         extrapolated=result.extrapolated,
         provenance=dict(source) if isinstance(source, Mapping) else {"all": source},
         notes=result.notes,

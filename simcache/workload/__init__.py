@@ -28,3 +28,15 @@ class ClosedLoop(Protocol):
 
 
 Workload = OpenLoop | ClosedLoop
+
+
+def why_not_stationary(workload: Workload) -> str | None:
+    """Why the beginning of ``workload`` is not just a start from empty; None: its law is the same at every instant.
+
+    A workload says so itself, in its ``not_stationary``; one that says nothing is not taken for stationary.
+
+    >>> from .synthetic import PoissonRequests
+    >>> why_not_stationary(PoissonRequests(rate_per_s=1.0, count=9, prompt_tokens=9, output_tokens=1))
+    """
+    reason: str | None = getattr(workload, "not_stationary", f"{type(workload).__name__} does not say that it is")
+    return reason

@@ -151,6 +151,15 @@ class TypingSessions:
             if getattr(self, name) is not None or name not in _OPTIONAL:
                 distribution(name, getattr(self, name), at_least=0)
 
+    @property
+    def not_stationary(self) -> str | None:
+        """A crowd that comes and goes is not, nor is one that follows the hour."""
+        if self.day_and_week is not None:
+            return "day_and_week moves the rate by the hour, so that a mean over the rest of the run is the mean of those hours"
+        if self.arrivals_per_s is None:
+            return "users is a number of people who come once and leave; arrivals_per_s is a stream of them"
+        return None
+
     def people(self, seed: int, duration_s: float) -> Iterator[Person]:
         """Everybody who arrives before ``duration_s``, in order of arrival.
 

@@ -54,6 +54,11 @@ class RequestList:
                 raise InputError(f"rows[{i}].{problem.name}", problem.value, problem.rule, problem.way_out) from None
         return cls(rows=tuple(requests))
 
+    @property
+    def not_stationary(self) -> str:
+        """Its beginning is data."""
+        return "these are the requests of one stretch of time, and its beginning belongs to it"
+
     def requests(self, seed: int) -> Iterator[Request]:
         """The rows, whatever the seed."""
         return iter(self.rows)
@@ -85,6 +90,8 @@ class PoissonRequests:
         for name in ("prompt_tokens", "output_tokens"):
             law = distribution(name, getattr(self, name), at_least=0)
             require(law.mean <= MOST_TOKENS, name, getattr(self, name), f"must be at most {MOST_TOKENS:,} on average")
+
+    not_stationary = None
 
     def requests(self, seed: int) -> Iterator[Request]:
         """Requests in order of time, drawn in chunks: memory does not grow with ``count``."""

@@ -262,6 +262,11 @@ class TraceWorkload:
             require_count("limit", self.limit)
         require_number("sessions_per_s", self.sessions_per_s, above=0)
 
+    @property
+    def not_stationary(self) -> str:
+        """Its beginning is data."""
+        return "a trace replays one stretch of time, and its beginning belongs to it"
+
     def requests(self, seed: int) -> TraceReader:
         """Requests in order of ``arrived_at_s``, streamed from the file; the reader's ``notes`` say what was done to them."""
         return read_trace(
