@@ -50,7 +50,7 @@ class ReplicaServer:
         self.outstanding = 0
         self.queued_tokens = 0  # prompt tokens whose prefill has not ended
         self.block_tokens = self.scheduler.block_tokens
-        self._lifetimes = self.scheduler.lifetimes
+        self._timed = self.scheduler.timed
         self._at_schedule = self.scheduler.at_schedule
         self._slowness = slowness
         self._cost = step_cost(profile, slowness)
@@ -226,7 +226,7 @@ class ReplicaServer:
 
     def _on_boundary(self, event: Event) -> None:
         scheduler, now = self.scheduler, self.env.now
-        if self._lifetimes:
+        if self._timed:
             scheduler.set_time(now)
         if self._plan is not None:
             if self._journal is not None:
@@ -279,7 +279,7 @@ class ReplicaServer:
 
     def _start(self) -> None:
         scheduler, now = self.scheduler, self.env.now
-        if self._lifetimes:
+        if self._timed:
             scheduler.expire()
         plan = scheduler.schedule()
         for live in plan.loads:

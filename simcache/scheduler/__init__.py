@@ -140,8 +140,8 @@ class Scheduler(Protocol):
     """The next step to be executed."""
 
     @property
-    def lifetimes(self) -> bool:
-        """Whether blocks expire: only then ``set_time`` and ``expire`` need be called."""
+    def timed(self) -> bool:
+        """Whether instants matter (blocks expire, or are loaded): only then ``set_time`` and ``expire`` need be called."""
         ...
 
     @property
@@ -232,7 +232,7 @@ class Scheduler(Protocol):
 class TimelessStore:
     """The part of a scheduler whose store has no lifetimes and puts nothing off."""
 
-    lifetimes = False
+    timed = False
 
     def set_time(self, now: int) -> None:
         """Nothing depends on it."""

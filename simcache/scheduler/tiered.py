@@ -128,6 +128,7 @@ class TieredVllmScheduler(VllmScheduler):
     def __init__(self, pool: BlockPool, *, below: LowerMemory, **options: Any) -> None:
         super().__init__(pool, **options)
         self.below = below
+        self.timed = True
         self.loading = []
         self.landed = []
         pool.let_go = below.let_go

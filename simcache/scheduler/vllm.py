@@ -61,7 +61,7 @@ class VllmScheduler:
         self.pool = pool
         self.block_tokens = pool.block_tokens
         self.blocks = pool.blocks
-        self.lifetimes = pool.ttl is not None
+        self.timed = pool.ttl is not None
         self.max_num_seqs = max_num_seqs
         self.max_num_batched_tokens = max_num_batched_tokens
         self.priority = policy == "priority"
