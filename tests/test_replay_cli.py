@@ -121,7 +121,7 @@ def test_every_policy_by_name(trace: str) -> None:
     names = "lru,mru,fifo,filo,lfu,lfu_perfect,slru,sieve,random,priority,cost_aware,min,min_prefix,infinite"
     results = answer(trace, "--policy", names, "--capacity-blocks", "4", "--retain", "0:512:90:5", "--retain", "512::10")["results"]
     assert ",".join(r["policy"] for r in results) == names
-    assert answer(trace, "--policy", "cost-aware", "--capacity-blocks", "4")["results"][0]["policy"] == "cost_aware"
+    assert answer(trace, "--policy", " Cost-Aware", "--capacity-blocks", "4")["results"][0]["policy"] == "cost_aware"
 
 
 def test_retention_and_seed_reach_their_policies(tmp_path: Path) -> None:
@@ -229,6 +229,8 @@ def test_a_stream_equals_the_whole(trace: str) -> None:
         (["--policy", "lur", "--capacity-blocks", "3"], "min_prefix, mru, priority, random, sieve, slru, ttl."),
         (["--capacity-blocks", "-1"], "capacity(=-1) must be at least 0"),
         (["--capacity-blocks", "3,x"], "capacity_blocks(='x') must be a number, or several with commas between"),
+        (["--capacity-blocks", " , "], "capacity_blocks(=' , ') must be a number, or several with commas between"),
+        (["--policy", "ttl", "--ttl", ","], "ttl(=',') must be a number, or several with commas between"),
         (["--capacity-tokens", "1e6"], "capacity_tokens(='1e6') must be a number"),
         (["--capacity-blocks", "3", "--block-tokens", "0"], "block_tokens(=0) must be at least 1"),
         (["--capacity-blocks", "3", "--capacity-tokens", "3"], "Give --capacity-blocks or --capacity-tokens, not both."),

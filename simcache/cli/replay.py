@@ -103,7 +103,7 @@ class _Asked:
 
     @property
     def names(self) -> list[str]:
-        return [name.strip().replace("-", "_") for name in self.policy.split(",")]
+        return [name.strip().lower().replace("-", "_") for name in self.policy.split(",")]
 
     @property
     def has_capacity(self) -> bool:
@@ -333,6 +333,8 @@ def _numbers(name: str, text: str, number: Callable[[str], _Number]) -> list[_Nu
             raise
         except ValueError:
             raise InputError(name, part, "must be a number, or several with commas between") from None
+    if text and not numbers:
+        raise InputError(name, text, "must be a number, or several with commas between")
     return numbers
 
 
