@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from datetime import UTC, date, datetime, time
 from typing import Any, Final
 
@@ -55,13 +56,14 @@ def _entry(provider: str, model: str) -> tuple[Any, Any]:
         found = snapshot.find_provider(None, provider, None)
     except LookupError:
         raise UnknownNameError("provider", provider, [each.id for each in snapshot.providers]) from None
-    entry = next((each for each in found.models if each.id == model), None)
-    if entry is None:
-        try:
-            _, entry = snapshot.find_provider_model(model, found, None, None)
-        except LookupError:
-            raise UnknownNameError("model", model, [each.id for each in found.models]) from None
-    return found, entry
+    # Gateways and Google write the model behind a path: models/gemini-2.5-pro, anthropic/claude-sonnet-4.5
+    for name in dict.fromkeys((model, model.rpartition("/")[2])):
+        entry = next((each for each in found.models if each.id == name), None)
+        if entry is not None:
+            return found, entry
+        with suppress(LookupError):
+            return found, snapshot.find_provider_model(name, found, None, None)[1]
+    raise UnknownNameError("model", model, [each.id for each in found.models])
 
 
 _LIBRARY_KEYS: Final = {

@@ -492,6 +492,47 @@ def test_an_unknown_model_is_counted_and_never_free(tmp_path):
         assert "Did you mean" in result.output
 
 
+@pytest.mark.parametrize(
+    ("provider", "model", "usd"),
+    [
+        ("anthropic", "claude-sonnet-4-5-20250929", 3e-3),
+        ("Anthropic", "anthropic/claude-sonnet-4.5", 3e-3),
+        ("OpenAI", "gpt-4o-2024-08-06", 2.5e-3),
+        ("google", "models/gemini-2.5-pro", 1.25e-3),
+        ("bedrock", "us.anthropic.claude-sonnet-4-5-20250929-v1:0", 3.3e-3),
+        ("azure", "gpt-4o-2024-11-20", 2.5e-3),
+    ],
+)
+def test_models_by_the_names_that_logs_have(provider, model, usd):
+    row = UsageRow(provider=provider, model=model, prompt_tokens=1000, started_at_s=NOV_21)
+    assert bill_usage(UsageLog((row,))).total_usd == pytest.approx(usd)
+
+
+@pytest.mark.parametrize(
+    ("provider", "model", "limit"),
+    [("anthropic", "claude-sonnet-4-5", 200_000), ("google", "gemini-2.5-pro", 200_000), ("x-ai", "grok-4.7", 199_999)],
+)
+def test_a_tier_by_length_holds_for_all_of_a_longer_prompt(provider, model, limit):
+    """At the limit and one above it, cached and written tokens counted, as the price library has it."""
+    from genai_prices import Usage, calc_price
+
+    for prompt in (limit, limit + 1):
+        written = 5_000 if provider == "anthropic" else 0
+        row = UsageRow(
+            provider=provider,
+            model=model,
+            prompt_tokens=prompt,
+            cached_tokens=150_000,
+            written_5m_tokens=written,
+            output_tokens=700,
+            started_at_s=NOV_21,
+        )
+        usage = Usage(input_tokens=prompt, cache_read_tokens=150_000, cache_write_tokens=written, output_tokens=700)
+        when = datetime.fromtimestamp(NOV_21, UTC)
+        theirs = calc_price(usage, model, provider_id=provider, genai_request_timestamp=when).total_price
+        assert bill_usage(UsageLog((row,))).total_usd == pytest.approx(float(theirs), rel=1e-12)
+
+
 def test_a_missing_price_counts_the_rows_that_need_it():
     row = UsageRow(provider="openai", model="gpt-5.5-pro", prompt_tokens=1000, started_at_s=NOV_21)
     found = bill_usage(UsageLog((row, UsageRow(**{**_fields(row), "cached_tokens": 500}))))

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import MISSING, fields
 from functools import cache
 from pathlib import Path
-from typing import Any, Final, get_type_hints
+from typing import Any, Final, Literal, get_args, get_origin, get_type_hints
 
 from ..errors import InputError, UnknownNameError, require
 from .rules import Peak, ProviderRules, best_key
@@ -56,7 +56,7 @@ def _read(path: Path) -> ProviderRules:
 
 
 def rules_of(provider: str, model: str | None = None, *, zero_data_retention: bool = False) -> ProviderRules:
-    """The shipped rules that hold for ``model`` at ``provider`` (a name or an alias) where none are asked for.
+    """The shipped rules that hold for ``model`` at ``provider`` (a name or an alias, in any case) where none are asked for.
 
     Rules made for the model come before those for all models. ``zero_data_retention`` leaves out rules that store data.
     Errors: an unknown provider; nothing left that may be used.
@@ -64,6 +64,7 @@ def rules_of(provider: str, model: str | None = None, *, zero_data_retention: bo
     >>> [rules_of("openai", model).name for model in ("gpt-4o", "gpt-5.5", "gpt-5.6-sol")]
     ['openai-2024', 'openai-24h', 'openai-5.6']
     """
+    provider = provider.lower()
     # A file that does not hold the name cannot be the provider's: reading few is what a closed form has time for.
     own = [load_rules(name) for name in rules_names() if provider in (PROVIDERS_FOLDER / f"{name}.toml").read_text("utf-8")]
     own = [rules for rules in own if provider in (rules.provider, *rules.aliases)]
@@ -98,6 +99,7 @@ def rules_for(provider: str, model: str, rules: str | None, *, zero_data_retenti
     if rules is None:
         return rules_of(provider, model, zero_data_retention=zero_data_retention)
     loaded = load_rules(rules)
+    provider = provider.lower()
     names = (loaded.provider, *loaded.aliases)
     if provider not in names:
         if provider not in _provider_names():
@@ -130,9 +132,9 @@ def _from_table(raw: Mapping[str, Any], path: Path) -> ProviderRules:
             raise UnknownNameError("key", key, known, path=path)
     for key, spec in known.items():
         if key not in raw and spec.default is MISSING and spec.default_factory is MISSING:
-            raise InputError(
-                key, None, "is missing", f"Every rules file states it ({get_type_hints(ProviderRules)[key]}).", path=path
-            )
+            hint = get_type_hints(ProviderRules)[key]
+            kind = ", ".join(map(repr, get_args(hint))) if get_origin(hint) is Literal else getattr(hint, "__name__", str(hint))
+            raise InputError(key, None, "is missing", f"Every rules file states it ({kind}).", path=path)
     values = dict(raw)
     try:
         for key in ("aliases", "models"):
