@@ -41,6 +41,8 @@ class Request(NamedTuple):
     ``kind`` (user, warm, keepalive) is a label for accounts: the server sees ``priority`` (smaller is more urgent).
     ``salt`` and ``organisation`` are namespaces: requests that differ in one of them share nothing.
     ``shared_segments`` is how many leading segments the client marks as reusable (a provider's breakpoint); None: all.
+    ``breakpoints``: after how many leading segments each the client set one, where that is known (a log); it stands for all that
+    ``shared_segments`` and the backend's settings say. None: it is not.
 
     >>> Request(0.0, (Segment("doc", 300),), Segment("answer", 20)).kind
     'user'
@@ -57,6 +59,7 @@ class Request(NamedTuple):
     salt: str | None = None
     organisation: str | None = None
     shared_segments: int | None = None
+    breakpoints: tuple[int, ...] | None = None
 
 
 KINDS = ("user", "warm", "keepalive")

@@ -418,3 +418,12 @@ def test_twenty_thousand_requests_take_a_second():
             cache.write(request, origin=row, started_at=row, now=row)
         assert time.process_time() - begun < 8  # about half a second on the machine this was written on
         cache.check()
+
+
+def test_a_request_s_own_breakpoints_stand_for_the_settings():
+    cache = store(ANTHROPIC, "claude-sonnet-4-5", breakpoints=(1,))
+    head = [("tools", 1_500), ("system", 1_500)]
+    put(cache, ask(*head, ("question", 500), breakpoints=(2,)), 0)
+    assert cache.lookup(ask(*head, ("other", 10), breakpoints=(2,)), 1).hit_tokens == 3_000
+    assert cache.lookup(ask(*head, ("other", 10), breakpoints=()), 1).cacheable_tokens == 0
+    assert cache.lookup(ask(*head, ("other", 10), shared=1), 1).hit_tokens == 0, "nothing was stored up to the tools"

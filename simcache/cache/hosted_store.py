@@ -213,10 +213,13 @@ class HostedStore:
     def _marked_segments(self, request: Request) -> list[int]:
         """After how many segments of the prompt a marker stands; the client's never stand in what it does not share."""
         total = len(request.prompt)
-        shared = len(request.prompt[: request.shared_segments])
-        marked = [min(count, shared) for count in self._breakpoints]
-        if self._mark_shared:
-            marked.append(shared)
+        if request.breakpoints is not None:
+            marked = [count for count in request.breakpoints if count]
+        else:
+            shared = len(request.prompt[: request.shared_segments])
+            marked = [min(count, shared) for count in self._breakpoints]
+            if self._mark_shared:
+                marked.append(shared)
         if self._rules.automatic_marker:
             marked.append(total)
         return marked

@@ -29,6 +29,7 @@ _DEFAULTS: Final = {
     "user": None,
     "organisation": None,
     "shared_segments": None,
+    "breakpoints": None,
 }
 
 
