@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from hashlib import blake2b
 from typing import Any, Final, NamedTuple
 
@@ -16,6 +17,8 @@ _MARKS: Final = ("cache_control", "prompt_cache_breakpoint", "cachePoint", "cach
 """Keys by which a client sets a breakpoint; no part of what the model sees."""
 _DIGEST_FROM: Final = 200
 """Characters from which inline data (a picture in base64) are kept as a digest."""
+_CACHED_TO: Final = 20_000
+"""Characters up to which cleaned JSON is remembered: tools and calls come again with every request of a conversation."""
 _IMAGES: Final = frozenset(("image", "image_url", "input_image", "document", "file", "input_file", "input_audio", "video"))
 _KINDS: Final[Mapping[str, PartKind]] = {
     "text": "text",
@@ -181,23 +184,28 @@ def _mark(block: Mapping[str, Any], path: str) -> str | None:
     return None
 
 
-def _dumped(value: Any) -> tuple[str, int]:
-    """JSON without breakpoints and with inline data as digests, keys in their order; how many pictures and files are in it."""
+@lru_cache(maxsize=4096)
+def _cleaned(raw: str) -> tuple[str, int]:
     images = 0
 
     def seen(each: Any) -> Any:
         nonlocal images
         if isinstance(each, Mapping):
             source = each.get("source")
-            images += each.get("type") in _IMAGES and not (
-                isinstance(source, Mapping) and source.get("type") in ("text", "content")
-            )
+            told = isinstance(source, Mapping) and source.get("type") in ("text", "content")
+            images += each.get("type") in _IMAGES and not told
             return {name: seen(inner) for name, inner in each.items() if name not in _MARKS}
         if isinstance(each, list):
             return [seen(inner) for inner in each]
         return _digest(each) if isinstance(each, str) and len(each) > _DIGEST_FROM and _is_inline(each) else each
 
-    return json.dumps(seen(value), ensure_ascii=False), images
+    return json.dumps(seen(json.loads(raw)), ensure_ascii=False), images
+
+
+def _dumped(value: Any) -> tuple[str, int]:
+    """JSON without breakpoints and with inline data as digests, keys in their order; how many pictures and files are in it."""
+    raw = json.dumps(value, ensure_ascii=False)
+    return _cleaned(raw) if len(raw) < _CACHED_TO else _cleaned.__wrapped__(raw)
 
 
 def _is_inline(text: str) -> bool:

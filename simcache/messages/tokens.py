@@ -135,17 +135,15 @@ class TokenCounts:
     source: str
     scale: float = 1.0
     metered: int = 0
+    counter: Counter = field(default=estimate_tokens, repr=False)
 
-    def head_tokens(self, text: str, whole: int, characters: int) -> int:
-        """Tokens of the first ``characters`` of a text that has ``whole`` tokens, so that pieces add up to the whole.
+    def piece_tokens(self, text: str) -> int:
+        """Tokens of a piece of a text, at the same scale.
 
-        >>> TokenCounts(tokens=np.array([9]), source="").head_tokens("The quick brown fox jumps over the lazy dog.", 9, 20)
-        4
+        >>> TokenCounts(tokens=np.array([9]), source="", scale=2.0).piece_tokens("The quick brown fox")
+        8
         """
-        if characters >= len(text):
-            return whole
-        total = float(weights_of(text).sum())
-        return min(whole, round(whole * float(weights_of(text[:characters]).sum()) / total)) if total else 0
+        return max(1, round(self.counter(text) * self.scale)) if text else 0
 
 
 def count_tokens(log: MessageLog, tokenizer: str | Path | None = None) -> TokenCounts:
@@ -168,7 +166,7 @@ def count_tokens(log: MessageLog, tokenizer: str | Path | None = None) -> TokenC
         if counted and request.usage is not None:
             ratios.append(request.usage.prompt_tokens / counted)
     if tokenizer is not None:
-        return TokenCounts(tokens=tokens, source=f"tokeniser file {Path(tokenizer).name}", metered=len(metered))
+        return TokenCounts(tokens=tokens, source=f"tokeniser file {Path(tokenizer).name}", metered=len(metered), counter=counter)
     scale = float(np.median(ratios)) if len(ratios) >= _FEWEST_METERED else 1.0
     scaled = np.where(tokens > 0, np.maximum(1, np.round(tokens * scale)), 0).astype(np.int64)
     source = "estimate per script (docs/advise.md)"

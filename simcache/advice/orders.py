@@ -1,0 +1,71 @@
+"""Fixed texts that come in changing order: examples, documents, sections."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from itertools import pairwise
+
+from .families import Place, Study
+from .slots import BEHIND_TOKENS
+
+
+@dataclass(kw_only=True)
+class Reordering:
+    """Fixed pieces of a family that some requests hold in another order than the first: ``rank`` is the order of the first."""
+
+    family: int
+    in_head: bool
+    path: str
+    rank: dict[int, int]
+    requests: list[int] = field(default_factory=list)
+
+
+def reorderings(study: Study) -> list[Reordering]:
+    """Every family whose fixed pieces change their order, in the head or in what opens its conversations."""
+    found = []
+    for number, family in enumerate(study.families):
+        for in_head, indices, fixed in ((True, family.requests, family.head_fixed), (False, family.openers, family.talk_fixed)):
+            if len(fixed) > 1:
+                made = _reordering(study, number, in_head, indices, fixed)
+                if made is not None:
+                    found.append(made)
+    return found
+
+
+def _reordering(study: Study, number: int, in_head: bool, indices: Sequence[int], fixed: frozenset[int]) -> Reordering | None:
+    rank: dict[int, int] = {}
+    made: Reordering | None = None
+    moved_tokens = 0
+    known: dict[tuple[int, ...], bool] = {}
+    last: tuple[int, ...] | None = None
+    for index in indices:
+        places = [place for place in (study.head_places(index) if in_head else study.talk_places(index)) if place.piece in fixed]
+        order = tuple(place.piece for place in places)
+        if not rank:
+            for piece in order:
+                rank.setdefault(piece, len(rank))
+        if order not in known:
+            firsts = [place for place in places if place.piece in rank]
+            firsts = list({place.piece: place for place in reversed(firsts)}.values())[::-1]
+            wrong = next((b for a, b in pairwise(firsts) if rank[b.piece] < rank[a.piece]), None)
+            known[order] = wrong is not None
+            if wrong is not None:
+                if made is None:
+                    made = Reordering(family=number, in_head=in_head, path=wrong.part.path, rank=rank)
+                    early = next(a for a, b in zip(firsts, sorted(firsts, key=lambda p: rank[p.piece]), strict=True) if a != b)
+                    made.path = early.part.path
+                moved_tokens = max(
+                    moved_tokens, sum(study.piece_tokens(place.piece) for place in firsts[_agreeing(firsts, rank) :])
+                )
+        if made is not None and last is not None and order != last:
+            made.requests.append(index)
+        last = order
+    return made if made is not None and moved_tokens >= BEHIND_TOKENS and made.requests else None
+
+
+def _agreeing(places: Sequence[Place], rank: dict[int, int]) -> int:
+    """How many leading places stand in the order of ``rank``."""
+    pieces = [place.piece for place in places]
+    expected = sorted(pieces, key=rank.__getitem__)
+    return next((i for i, (a, b) in enumerate(zip(pieces, expected, strict=True)) if a != b), len(pieces))
