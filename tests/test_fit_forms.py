@@ -13,6 +13,7 @@ import pytest
 from simcache.errors import InputError
 from simcache.latency import Coefficients, LatencyModel, ServerProfile, load_profile
 from simcache.latency.form_choice import choose_form, linear_window, residual_table, splits
+from simcache.latency.points import read_points
 from simcache.latency.prediction import draw_profiles, predict
 
 Columns = tuple[np.ndarray, np.ndarray, np.ndarray]
@@ -220,3 +221,11 @@ def test_the_study_of_where_a_line_holds_runs(monkeypatch: pytest.MonkeyPatch, t
     text = study["main"](True)
     assert (tmp_path / "quick" / "14_where_linear_holds.png").stat().st_size > 10_000
     assert "falls short by 61.1 % to 82.2 %" in text
+
+
+def test_a_change_of_kernels_is_seen_in_any_seventy_percent_of_the_rows(shared_data: Path) -> None:
+    read = read_points(sorted((shared_data / "cpu_engine").glob("A_*.csv.gz")))
+    rows = np.array([row for row in read.prefill if row[0] + row[1] <= 3500])
+    for seed in range(8):
+        kept = np.sort(np.random.default_rng(seed).permutation(len(rows))[: int(0.7 * len(rows))])
+        assert choose_form(tuple(rows[kept].T))[0] == "context-small", seed
