@@ -27,7 +27,7 @@ from .measure import Runner, measure
 from .points_file import PointsFile
 from .progress import progress_line
 from .streaming import APIS, ServerInfo, address_of, server_info
-from .timing import Patience, runq_wait_s
+from .timing import Patience, cpu_s, runq_wait_s
 from .token_book import TokenBook
 
 QUICK_BUDGET_S = 40.0
@@ -63,6 +63,7 @@ def _server_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--start", choices=["llamacpp"], help="start a llama.cpp server with random weights, for this run")
     group.add_argument("--slots", type=int, default=1, help="of the server started [1]")
     group.add_argument("--slot-similarity", type=float, default=0.1, help="of the server started [0.1]")
+    group.add_argument("--server-cpu", type=int, metavar="N", help="the only CPU that the server started may use [any]")
     group.add_argument("--server-context", type=int, default=4096, metavar="TOKENS", help="per slot, of the server started [4096]")
     group.add_argument("--token-ids", default="1000:30000", metavar="LOW:HIGH", help="ids that prompts are made of [1000:30000]")
     group.add_argument("--timeout-s", type=float, default=60.0, help="a request without a token for so long has failed [60]")
@@ -179,6 +180,7 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[Target, ServerInfo, T
         context_tokens=options.server_context,
         slot_similarity=options.slot_similarity,
         threads=options.threads,
+        cpu=options.server_cpu,
     )
     with started(settings) as server:
         address = address_of(server.url)
@@ -229,9 +231,9 @@ def _live(options: argparse.Namespace) -> int:
             file.write(json.dumps(row.as_json(), ensure_ascii=False) + "\n")
             file.flush()
 
-        waited = None if server is None else runq_wait_s(server.pid)
+        before = _spent(server)
         played = asyncio.run(play(scenario, target, log, duration_s=duration_s, seed=options.seed, tokens=book, say=say))
-        waited_after = None if server is None else runq_wait_s(server.pid)
+        spent = {name: _more(now, before[name]) for name, now in _spent(server).items()}
         certificate = {
             "schema_version": 1,
             **_server_birth(options, target, info, server),
@@ -243,7 +245,7 @@ def _live(options: argparse.Namespace) -> int:
             "outcomes": played.outcomes,
             "client_lag_p50_s": round(played.lag_p50_s, 6),
             "client_lag_max_s": round(played.lag_max_s, 6),
-            "server_runq_wait_s": None if waited is None or waited_after is None else round(waited_after - waited, 3),
+            **spent,
             "answers_known": played.answers_known,
         }
     options.out.with_suffix(".json").write_text(json.dumps(certificate, indent=2) + "\n", encoding="utf-8")
@@ -258,6 +260,17 @@ def _live(options: argparse.Namespace) -> int:
     if certificate["server_runq_wait_s"] is not None:
         print(f"the server waited {certificate['server_runq_wait_s']:.1f} s for a CPU")
     return 0
+
+
+def _spent(server: Started | None) -> dict[str, float | None]:
+    """What a server started by us has had of its CPU, and waited for it, so far."""
+    if server is None:
+        return {"server_cpu_s": None, "server_runq_wait_s": None}
+    return {"server_cpu_s": cpu_s(server.pid), "server_runq_wait_s": runq_wait_s(server.pid)}
+
+
+def _more(now: float | None, before: float | None) -> float | None:
+    return None if now is None or before is None else round(now - before, 3)
 
 
 if __name__ == "__main__":

@@ -171,6 +171,7 @@ class LiveBackend:
         sent_s = reply.sent_at_s - self.started_s if reply.sent_at_s else seconds(int(self.clock.now))
         first_s = reply.token_at_s[0] - self.started_s if reply.token_at_s else None
         last_s = reply.token_at_s[-1] - self.started_s if reply.token_at_s and reply.outcome == "ok" else None
+        cancelled_s = None if ticket.cancelled_at is None else seconds(ticket.cancelled_at)
         return LiveRow(
             arrived_at_s=sent_s,
             submitted_at_s=submitted_s,
@@ -186,6 +187,7 @@ class LiveBackend:
             outcome=ticket.outcome or "failed",
             ttft_s=None if first_s is None else first_s - submitted_s,
             e2e_s=None if last_s is None else last_s - submitted_s,
+            cancelled_after_s=None if cancelled_s is None else max(cancelled_s - submitted_s, 0.0),
             cached_tokens=reply.cached_tokens,
             server={name: value for name, value in reply.server.items() if name != "output_tokens"},
             error=reply.error,

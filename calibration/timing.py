@@ -72,16 +72,29 @@ def runq_wait_s(process: int | str) -> float | None:
     >>> runq_wait_s("no such process") is None
     True
     """
-    waited_ns = 0
+    return _schedstat_s(process, 1)
+
+
+def cpu_s(process: int | str) -> float | None:
+    """Seconds that the living threads of a process have run so far; None where the kernel does not say.
+
+    >>> cpu_s("no such process") is None
+    True
+    """
+    return _schedstat_s(process, 0)
+
+
+def _schedstat_s(process: int | str, field: int) -> float | None:
+    spent_ns = 0
     try:
         for task in Path(f"/proc/{process}/task").iterdir():
             try:
-                waited_ns += int((task / "schedstat").read_text().split()[1])
+                spent_ns += int((task / "schedstat").read_text().split()[field])
             except (FileNotFoundError, ProcessLookupError):
                 continue  # a thread that has just ended
     except (OSError, IndexError, ValueError):
         return None
-    return waited_ns / 1e9
+    return spent_ns / 1e9
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -25,7 +25,8 @@ _SKEW_S: Final = 1e-6  # rounding of written numbers
 class LiveRow:
     """One request: sent at ``arrived_at_s``, waited for since ``submitted_at_s`` (earlier where the client held it back).
 
-    ``ttft_s`` and ``e2e_s`` count from submit; None: that never came. ``output`` counts the tokens that were generated.
+    ``ttft_s``, ``e2e_s`` and ``cancelled_after_s`` count from submit; None: that never came. ``output`` counts the tokens that were
+    generated.
     ``cached_tokens`` None: the server does not tell. ``server`` is what else it told; ``error`` why it is not ``ok``.
 
     >>> row = LiveRow(arrived_at_s=1.0, submitted_at_s=1.0, prompt=(Segment("q", 9),), output=Segment("a", 0), outcome="failed")
@@ -47,6 +48,7 @@ class LiveRow:
     organisation: str | None = None
     ttft_s: float | None = None
     e2e_s: float | None = None
+    cancelled_after_s: float | None = None
     cached_tokens: int | None = None
     server: dict[str, Any] = field(default_factory=dict)
     error: str | None = None
@@ -54,7 +56,7 @@ class LiveRow:
     def __post_init__(self) -> None:
         for name in ("arrived_at_s", "submitted_at_s"):
             require_number(name, getattr(self, name), at_least=0)
-        for name in ("ttft_s", "e2e_s"):
+        for name in ("ttft_s", "e2e_s", "cancelled_after_s"):
             if getattr(self, name) is not None:
                 require_number(name, getattr(self, name), at_least=0)
         held_s = self.arrived_at_s - self.submitted_at_s
@@ -77,7 +79,7 @@ class LiveRow:
     def as_json(self) -> dict[str, Any]:
         """The row as it is written: segments as ``[key, tokens]``."""
         row: dict[str, Any] = {each.name: getattr(self, each.name) for each in fields(self)}
-        for name in ("arrived_at_s", "submitted_at_s", "ttft_s", "e2e_s"):
+        for name in ("arrived_at_s", "submitted_at_s", "ttft_s", "e2e_s", "cancelled_after_s"):
             row[name] = None if row[name] is None else round(row[name], 9)
         return {**row, "prompt": [list(segment) for segment in self.prompt], "output": list(self.output)}
 
@@ -141,12 +143,13 @@ def _segment(name: str, value: object) -> Segment:
 def read_live_run(path: str | Path) -> tuple[RecordedRun, list[str]]:
     """A live log as a recorded run to validate a profile with, and notes on what of it was left out.
 
-    Requests count from the instant they were sent. One that failed, or was cancelled before its first token, cannot be
-    simulated and is left out; one that was cancelled later stands for as many tokens as it gave.
+    Requests count from the instant they were sent. One that failed cannot be simulated and is left out. One that was cancelled is
+    cancelled in the simulation too; where the log does not tell when, it stands for as many tokens as it gave.
     """
     rows = sorted(read_live_rows(path), key=lambda row: row.arrived_at_s)
     require(bool(rows), "log", str(path), "must hold at least one request")
-    kept = [row for row in rows if row.outcome == "ok" or (row.outcome == "cancelled" and row.ttft_s is not None)]
+    known = [row.ttft_s is not None or row.cancelled_after_s is not None for row in rows]
+    kept = [row for row, told in zip(rows, known, strict=True) if row.outcome == "ok" or (row.outcome == "cancelled" and told)]
     notes = []
     for outcome in OUTCOMES:
         missing = sum(row.outcome == outcome for row in rows) - sum(row.outcome == outcome for row in kept)
@@ -156,10 +159,10 @@ def read_live_run(path: str | Path) -> tuple[RecordedRun, list[str]]:
     spans = [
         np.array([math.nan if getattr(row, name) is None else getattr(row, name) for row in kept]) for name in ("ttft_s", "e2e_s")
     ]
-    hits = [row.cached_tokens for row in kept]
-    told = np.array([-1 if hit is None else hit for hit in hits], dtype=np.int64)
-    if any(hit is None for hit in hits):
-        notes.append("the server did not tell cached tokens of every request: hits are not judged")
+    hits = np.array([-1 if row.cached_tokens is None else row.cached_tokens for row in kept], dtype=np.int64)
+    silent = sum(row.cached_tokens is None and row.outcome == "ok" for row in kept)
+    if silent:
+        notes.append(f"the server did not tell cached tokens of {silent} of {len(kept)} requests: their hits are not judged")
     run = RecordedRun(
         requests=tuple(
             Request(
@@ -173,15 +176,23 @@ def read_live_run(path: str | Path) -> tuple[RecordedRun, list[str]]:
                 user=row.user,
                 salt=row.salt,
                 organisation=row.organisation,
+                cancelled_after_s=_given_up_s(row),
             )
             for row in kept
         ),
         ttft_s=np.maximum(spans[0] - held_s, 0.0),
         e2e_s=np.maximum(spans[1] - held_s, 0.0),
-        hit_tokens=None if any(hit is None for hit in hits) else told,
+        hit_tokens=hits,
         service_s=np.array([_service_s(row) for row in kept]),
     )
     return run, notes
+
+
+def _given_up_s(row: LiveRow) -> float | None:
+    """Seconds from being sent to being cancelled; None: it was not."""
+    if row.cancelled_after_s is None:
+        return None
+    return max(0.0, row.submitted_at_s + row.cancelled_after_s - row.arrived_at_s)
 
 
 def _service_s(row: LiveRow) -> float:

@@ -20,6 +20,9 @@ _COLUMNS: Final = (
     *("t_submit", "segments", "out_segment", "predicted_n", "ttft_s", "t_finish", "cache_n"),
     *("server_prompt_ms", "server_predicted_ms"),
 )
+_USER: Final = ("user", "chat", "question", "")
+_WARM: Final = ("warm", "prewarm", "pre-warm", "pre_warm", "prefetch", "prime", "spec")
+_PINGS: Final = ("keepalive", "keep-alive", "keep_alive", "ping")
 _SKEW_S: Final = 1e-3  # rounding of written numbers
 
 
@@ -36,21 +39,29 @@ def read_llamacpp_csv(path: str | Path) -> tuple[RecordedRun, list[str]]:
 
     Columns: ``t_submit`` and ``t_finish`` (seconds on one clock), ``ttft_s`` from submit, ``segments`` ("key:tokens ...": equal
     keys are equal tokens), ``out_segment``, and the server's own ``cache_n``, ``predicted_n``, ``server_prompt_ms``,
-    ``server_predicted_ms``. Where there are: ``prompt_tokens`` (checked), ``session``, ``turn``, and ``kind``, of which "warm..."
-    and "keepalive" are nobody's questions. Every request is sent at its recorded instant, whatever came of the one before: in a
-    closed loop, too, the people's pauses are in those instants, and the error of an answer moves no later request.
-    The time in service is prompt and predicted time together. A request that was never answered is left out.
+    ``server_predicted_ms``. Where there are: ``prompt_tokens`` (checked), ``session``, ``turn``, and ``kind``: "warm", "prewarm"
+    and the like are warm-ups, "keepalive" pings, all others people's questions (a note names those other than "user"). Every
+    request is sent at its recorded instant, whatever came of the one before: in a closed loop, too, the people's pauses are in
+    those instants, and the error of an answer moves no later request. The time in service is prompt and predicted time together.
+    A request that was never answered, or without the server's own counts, is left out.
 
     Raises InputError with file and line for a missing column, a value that cannot be, and clocks that were mixed.
     """
     place = Path(path)
     rows: list[_Row] = []
     left: Counter[str] = Counter()
+    strange: Counter[str] = Counter()
     for number, cells in _cells(place):
         try:
             if not cells["t_finish"] and not cells["ttft_s"]:
                 left["never answered"] += 1
                 continue
+            if not cells["cache_n"] and not cells["predicted_n"]:
+                left["without the server's counts"] += 1
+                continue
+            told = cells.get("kind", "").strip().lower()
+            if told not in _USER and _kind(told) == "user":
+                strange[told] += 1
             rows.append(_row(cells))
         except InputError as error:
             raise InputError(error.name, error.value, error.rule, error.way_out, path=place, line=number) from None
@@ -64,7 +75,8 @@ def read_llamacpp_csv(path: str | Path) -> tuple[RecordedRun, list[str]]:
         hit_tokens=np.array([row.hit_tokens for row in rows], dtype=np.int64),
         service_s=np.array([row.service_s for row in rows]),
     )
-    return run, [f"{count} of {count + len(rows)} requests were {what} and are left out" for what, count in left.items()]
+    notes = [f"{count} of {count + len(rows)} requests were {what} and are left out" for what, count in left.items()]
+    return run, notes + [f"{count} requests of kind {told!r} are taken for people's questions" for told, count in strange.items()]
 
 
 def _cells(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
@@ -98,17 +110,22 @@ def _row(cells: dict[str, str]) -> _Row:
     if cells.get("prompt_tokens"):
         told = _whole(cells, "prompt_tokens")
         require(told == tokens, "prompt_tokens", told, f"must be the sum of the segments, {tokens}")
-    kind = cells.get("kind", "").lower()
     request = Request(
         arrived_at_s=submitted_s,
         prompt=prompt,
         output=Segment(cells["out_segment"], _whole(cells, "predicted_n")),
-        kind="warm" if kind.startswith("warm") else "keepalive" if kind == "keepalive" else "user",
+        kind=_kind(cells.get("kind", "").strip().lower()),
         session=cells.get("session") or None,
         turn=_whole(cells, "turn") if cells.get("turn") else 0,
     )
     service_s = (_number(cells, "server_prompt_ms", empty=math.nan) + _number(cells, "server_predicted_ms", empty=math.nan)) / 1e3
     return _Row(request, ttft_s, e2e_s, hit_tokens, service_s)
+
+
+def _kind(told: str) -> str:
+    if told in _PINGS:
+        return "keepalive"
+    return "warm" if told.startswith(_WARM) else "user"
 
 
 def _prompt(text: str) -> Prompt:

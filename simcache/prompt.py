@@ -43,6 +43,7 @@ class Request(NamedTuple):
     ``shared_segments`` is how many leading segments the client marks as reusable (a provider's breakpoint); None: all.
     ``breakpoints``: after how many leading segments each the client set one, where that is known (a log); it stands for all that
     ``shared_segments`` and the backend's settings say. None: it is not.
+    ``cancelled_after_s``: seconds from arrival after which the client of an open-loop workload gives it up; None: never.
 
     >>> Request(0.0, (Segment("doc", 300),), Segment("answer", 20)).kind
     'user'
@@ -60,6 +61,7 @@ class Request(NamedTuple):
     organisation: str | None = None
     shared_segments: int | None = None
     breakpoints: tuple[int, ...] | None = None
+    cancelled_after_s: float | None = None
 
 
 KINDS = ("user", "warm", "keepalive")

@@ -30,6 +30,7 @@ CALIBRATION_SHARE: Final = 0.2
 FEWEST: Final = 10
 GRADES: Final = ((0.05, "A"), (0.10, "B"), (0.20, "C"))
 """Largest absolute error of TTFT mean and quantiles up to which a run has this grade; beyond the last: D."""
+_PERCENTS: Final = (50, 90, 95, 99)
 _FACTOR_RANGE: Final = (0.2, 5.0)
 _FACTOR_TOLERANCE: Final = 1e-4
 _FACTOR_STRIDE: Final = 1.1
@@ -40,8 +41,8 @@ _DRIFT_GROUPS: Final = 5
 class RecordedRun:
     """What a real engine did: requests in order of arrival, seconds from each arrival to first and last token (NaN: never).
 
-    ``hit_tokens`` None: the log does not tell what was cached. ``service_s``: seconds from the start of computing to the last
-    token, by the engine's own clock (NaN, None: not told).
+    ``hit_tokens`` -1, or None for all: the log does not tell what was cached. ``service_s``: seconds from the start of computing
+    to the last token, by the engine's own clock (NaN, None: not told).
     """
 
     requests: tuple[Request, ...]
@@ -88,6 +89,8 @@ class Validation:
             "hits_exact_share": self.hits_exact_share,
             "service": {"median_ape": self.service_median_ape},
             "ttft_s": self.ttft_s,
+            "measured_ttft_s": _quantiles(self.measured_ttft_s),
+            "simulated_ttft_s": _quantiles(self.simulated_ttft_s),
             "tpot": self.tpot,
             "bias": self.bias,
             "grade": self.grade,
@@ -95,6 +98,11 @@ class Validation:
             "requests": self.requests,
             "interval95": None if self.interval95 is None else {name: list(ends) for name, ends in self.interval95.items()},
         }
+
+
+def _quantiles(ttft_s: Floats) -> dict[str, float]:
+    quantiles = {f"p{percent}": float(np.percentile(ttft_s, percent)) for percent in _PERCENTS}
+    return {"mean": float(ttft_s.mean()), **quantiles}
 
 
 def validate(
@@ -163,8 +171,10 @@ def play(run: RecordedRun, server: Server, factor: float) -> Records:
     """The records of the run's requests on a server whose steps take ``factor`` times what its profile says."""
     backend = replace(server, slowness=server.slowness * factor)
     records = simulate(Scenario(workload=RequestList(rows=run.requests), backend=backend)).records
-    if not (records["outcome"] == "ok").all():
-        row = int(np.argmax(records["outcome"] != "ok"))
+    given_up = np.array([request.cancelled_after_s is not None for request in run.requests])
+    failed = ~((records["outcome"] == "ok") | (given_up & (records["outcome"] == "cancelled")))
+    if failed.any():
+        row = int(np.argmax(failed))
         raise InputError(
             f"request {row}", str(records["outcome"][row]), "cannot be served by this server", "Check the KV memory given."
         )
@@ -245,23 +255,22 @@ def judge(run: RecordedRun, records: Records, factor: float, judged: slice) -> V
     seen = np.isfinite(measured) & np.isfinite(simulated) & (measured > 0) & (people | ~people.any())
     require(int(seen.sum()) > 0, "requests", int(seen.sum()), "must hold at least one first token to judge")
     measured, simulated = measured[seen], simulated[seen]
-    ttft = {"mean_error": float(simulated.mean() / measured.mean() - 1)}
-    for percent in (50, 90, 95, 99):
-        ttft[f"p{percent}_error"] = float(np.percentile(simulated, percent) / np.percentile(measured, percent) - 1)
+    theirs, ours = _quantiles(measured), _quantiles(simulated)
+    ttft = {f"{name}_error": ours[name] / theirs[name] - 1 for name in ours}
     ttft["median_ape"] = float(np.median(np.abs(simulated / measured - 1)))
     tpot: dict[str, float | None] = {"mean_error": None, "median_error": None}
     gaps = np.array([request.output.tokens - 1 for request in run.requests])[judged][seen]
     if (gaps > 0).any():
         many = gaps > 0
         real = (run.e2e_s - run.ttft_s)[judged][seen][many] / gaps[many]
-        ours = (records.e2e_s - records.ttft_s)[judged][seen][many] / gaps[many]
+        paced = (records.e2e_s - records.ttft_s)[judged][seen][many] / gaps[many]
         finished = np.isfinite(real)
         if finished.any():
-            tpot["mean_error"] = float(ours[finished].mean() / real[finished].mean() - 1)
-            tpot["median_error"] = float(np.median(ours[finished]) / np.median(real[finished]) - 1)
+            tpot["mean_error"] = float(paced[finished].mean() / real[finished].mean() - 1)
+            tpot["median_error"] = float(np.median(paced[finished]) / np.median(real[finished]) - 1)
     exact = None
-    if run.hit_tokens is not None:
-        exact = float((run.hit_tokens[judged] == records["hit_tokens"][judged]).mean())
+    if run.hit_tokens is not None and (told := run.hit_tokens[judged] >= 0).any():
+        exact = float((run.hit_tokens[judged][told] == records["hit_tokens"][judged][told]).mean())
     service_ape = None
     if run.service_s is not None:
         told = np.isfinite(run.service_s[judged]) & (run.service_s[judged] > 0)

@@ -366,22 +366,26 @@ def test_the_log_is_a_recorded_run_and_a_usage_log(tmp_path: Path, capsys: pytes
 
 
 def test_what_cannot_be_simulated_is_left_out_and_named(tmp_path: Path) -> None:
-    def row(at_s: float, outcome: str, ttft_s: float | None) -> LiveRow:
+    def row(at_s: float, outcome: str, ttft_s: float | None, cancelled_after_s: float | None = None) -> LiveRow:
         output = Segment(f"a{at_s}", 3)
         return LiveRow(
             arrived_at_s=at_s + 0.5, submitted_at_s=at_s, prompt=(Segment("q", 9),), output=output, outcome=outcome, ttft_s=ttft_s,
             e2e_s=ttft_s if outcome == "ok" else None, cached_tokens=2 if outcome == "ok" else None,
+            cancelled_after_s=cancelled_after_s,
         )  # fmt: skip
 
     rows = [row(float(i), "ok", 0.75) for i in range(10)] + [row(20.0, "failed", None), row(21.0, "cancelled", 0.8)]
+    rows += [row(22.0, "cancelled", None, 0.75), row(23.0, "cancelled", None)]
     path = tmp_path / "log.jsonl"
     path.write_text("".join(json.dumps(each.as_json()) + "\n" for each in rows))
     assert list(read_live_rows(path)) == rows
     run, notes = read_live_run(path)
-    assert len(run.requests) == 11
+    assert len(run.requests) == 12
+    assert [request.cancelled_after_s for request in run.requests] == [None] * 11 + [0.25]
     assert run.ttft_s[:10] == pytest.approx(0.25)  # from being sent, not from submit
-    assert run.hit_tokens is None
-    assert "1 of 12 requests were failed and are left out" in notes
+    assert run.hit_tokens is not None
+    assert run.hit_tokens.tolist() == [2] * 10 + [-1] * 2
+    assert notes == ["1 of 14 requests were cancelled and are left out", "1 of 14 requests were failed and are left out"]
 
 
 @pytest.mark.parametrize(

@@ -147,11 +147,24 @@ def written(path, rows):
     return path
 
 
+def test_a_kind_is_read_as_people_write_it(tmp_path):
+    kinds = ["user", "doc", "Warmup", "prewarm", "speculative", "keep-alive", "", "doc"]
+    run, notes = read_llamacpp_csv(written(tmp_path / "log.csv", [{**GOOD, "kind": kind} for kind in kinds] + [GOOD] * 3))
+    assert [request.kind for request in run.requests[:8]] == ["user", "user", "warm", "warm", "warm", "keepalive", "user", "user"]
+    assert notes == ["2 requests of kind 'doc' are taken for people's questions"]
+
+
 def test_rows_come_out_in_order_with_what_was_left_out(tmp_path):
     early = {**GOOD, "t_submit": "-0.5", "t_finish": "1.0", "kind": "warmup"}
-    path = written(tmp_path / "log.csv", [GOOD] * 10 + [{**GOOD, "ttft_s": "", "t_finish": ""}, early])
+    path = written(
+        tmp_path / "log.csv",
+        [GOOD] * 10 + [{**GOOD, "ttft_s": "", "t_finish": ""}, early, {**GOOD, "cache_n": "", "predicted_n": ""}],
+    )
     run, notes = read_llamacpp_csv(path)
-    assert notes == ["1 of 12 requests were never answered and are left out"]
+    assert notes == [
+        "1 of 12 requests were never answered and are left out",
+        "1 of 12 requests were without the server's counts and are left out",
+    ]
     assert [request.arrived_at_s for request in run.requests] == [0.0] + [2.0] * 10
     assert run.requests[0].kind == "warm"
     assert run.requests[1].prompt == (Segment("sys", 40), Segment("ask", 10))
@@ -221,3 +234,18 @@ def test_a_live_log_is_judged_by_the_same_verb(tmp_path):
     assert found["hits_exact_share"] == 1.0
     assert found["service"]["median_ape"] < 1e-3
     assert found["grade"] == "A"
+
+
+def test_a_warm_up_given_up_in_the_run_is_given_up_in_the_simulation():
+    document, others = Segment("document", 1_500), [Segment(f"other {i}", 300) for i in range(12)]
+    first = Request(0.0, (document,), Segment("warm", 1), kind="warm", cancelled_after_s=0.3)  # an iteration takes 2,048 tokens
+    queued = Request(0.1, (Segment("elsewhere", 2_000),), Segment("warm too", 1), kind="warm", cancelled_after_s=0.2)
+    question = Request(4.0, (document, Segment("question", 20)), Segment("answer", 5))
+    rows = (first, queued, question, *(Request(6.0 + i, (other,), Segment(("a", i), 2)) for i, other in enumerate(others)))
+    run = RecordedRun(
+        requests=rows, ttft_s=np.full(15, 0.3), e2e_s=np.full(15, 0.4), hit_tokens=np.array([-1, -1, 1_500] + [0] * 12)
+    )
+    server = Server(profile=TOY, engine="llamacpp", slots=1, kv_tokens=4_000)
+    found = validate(run, server, None)
+    assert found.hits_exact_share == 1.0  # the question finds what was computed, not what waited behind it
+    assert found.requests == 13

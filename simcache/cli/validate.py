@@ -6,6 +6,7 @@ import json
 from typing import Any, Final, Literal
 
 import click
+import numpy as np
 
 from ..benchmark_results import BENCHMARKS
 from ..errors import InputError
@@ -13,7 +14,7 @@ from ..latency import ServerProfile
 from ..latency.catalogue import find_profile
 from ..scenario import Engine, Server
 from ..units import seconds, share
-from ..validation import RecordedRun, Validation, longest_tokens, read_vllm_requests, validate
+from ..validation import Floats, RecordedRun, Validation, longest_tokens, read_vllm_requests, validate
 from ..workload.traces import FORMATS
 
 LOG_FORMATS: Final = ("vllm-requests", "llamacpp-csv", "simcache", *BENCHMARKS)
@@ -210,19 +211,23 @@ def _text(result: Validation, run: RecordedRun) -> str:
     def signed(value: Any) -> str:
         return "-" if value is None else f"{'+' if value >= 0 else '-'}{share(abs(value))}"
 
+    def p50(ttft_s: Floats) -> float:
+        return float(np.median(ttft_s))
+
     names = [name for name in result.ttft_s if name != "median_ape"]
     ttft = ", ".join(f"{name.removesuffix('_error')} {signed(result.ttft_s[name])}" for name in names)
     judged = f"{result.requests:,} of {len(run.requests):,} requests judged"
     lines = [
         f"grade {result.grade}: {judged}, speed factor {result.speed_factor:.4f}",
         f"  TTFT  {ttft}",
+        f"        p50 measured {seconds(p50(result.measured_ttft_s))}, simulated {seconds(p50(result.simulated_ttft_s))}",
         f"        half of the requests are within {share(result.ttft_s['median_ape'])} (bias {signed(result.bias)})",
         f"  TPOT  mean {signed(result.tpot['mean_error'])}, median {signed(result.tpot['median_error'])}",
     ]
     if result.interval95 is not None:
         ends = {name: " to ".join(map(signed, result.interval95[name])) for name in names[:2]}
         said = ", ".join(f"{name.removesuffix('_error')} {text}" for name, text in ends.items())
-        lines.insert(2, f"        95 %, with profile and host speed drawn anew: {said}")
+        lines.insert(3, f"        95 %, with profile and host speed drawn anew: {said}")
     if result.hits_exact_share is not None:
         lines.append(f"  hits  {share(result.hits_exact_share)} of the requests hit exactly what the engine reported")
     if result.service_median_ape is not None:

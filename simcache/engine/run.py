@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Callable, Iterator
+from functools import partial
 from itertools import islice
 from time import perf_counter
 from typing import Final
@@ -26,7 +27,7 @@ from ..scheduler.vllm import VllmScheduler
 from ..steady import overload, transient_end_s, transient_note
 from ..workload import ClosedLoop
 from . import client, cluster, hosted
-from .backend import Backend
+from .backend import Backend, Ticket
 from .clock import Alarm, Clock, instant
 from .journal import Journal
 from .overheard import Overheard
@@ -146,7 +147,7 @@ class _Feeder:
     def __init__(self, env: Clock, backend: Backend, requests: Iterator[Request], until: int | None) -> None:
         self.reading_s = 0.0
         self._env = env
-        self._serve = backend.serve
+        self._backend = backend
         self._requests = requests
         self._until = until
         self._chunk: Iterator[Request] = iter(())
@@ -178,11 +179,16 @@ class _Feeder:
         self._alarm.set(delay)
 
     def _send(self, event: Event) -> None:
-        now = self._at
+        now, serve = self._at, self._backend.serve
         while self._request is not None and self._at == now:
-            self._serve(self._request)
+            ticket = serve(self._request)
+            if self._request.cancelled_after_s is not None:
+                self._env.call(partial(self._cancel, ticket), instant(self._request.cancelled_after_s))
             self._read()
         self._schedule()
+
+    def _cancel(self, ticket: Ticket, event: Event) -> None:
+        self._backend.cancel(ticket)
 
 
 def _run_clock(env: Clock, until: int | None, progress: Callable[[float], None] | None) -> int:

@@ -37,6 +37,8 @@ class RequestList:
             require_number(f"rows[{i}].arrived_at_s", row.arrived_at_s, at_least=0)
             if row.arrived_at_s < last_s:
                 raise InputError(f"rows[{i}].arrived_at_s", row.arrived_at_s, f"must not be before the row above it ({last_s:g})")
+            if row.cancelled_after_s is not None:
+                require_number(f"rows[{i}].cancelled_after_s", row.cancelled_after_s, at_least=0)
             last_s = row.arrived_at_s
 
     @classmethod

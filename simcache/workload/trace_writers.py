@@ -30,6 +30,7 @@ _DEFAULTS: Final = {
     "organisation": None,
     "shared_segments": None,
     "breakpoints": None,
+    "cancelled_after_s": None,
 }
 
 
