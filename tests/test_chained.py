@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcache.cache.chained import BlockStore, Chains, replay_sequential
 from simcache.cache.content import Content
-from simcache.cache.eviction import Fifo, Lfu, Lru, Mru, RandomEviction, Sieve, Slru
+from simcache.cache.eviction import Fifo, Filo, Lfu, LfuPerfect, Lru, Mru, RandomEviction, Sieve, Slru
 from simcache.cache.plain import PlainStore
-from simcache.cache.retention import Priority, Retention, Ttl
+from simcache.cache.retention import CostAware, Priority, Retention, Ttl
 from simcache.errors import InputError, UnknownNameError
 from simcache.prompt import Request, Segment
 
 POLICIES = [Lru(), Mru(), Fifo(), Lfu(), Slru(), Sieve(), RandomEviction(3), Ttl(4), Ttl(4, "fixed"), Priority()]
+
+ALL = [*POLICIES, LfuPerfect(), Filo(), Slru(0.0), CostAware(per_token_s=1e-4, attention_s=1e-8)]
 
 
 def ask(*segments: tuple[object, int], at: float = 0.0, out: tuple[object, int] = ("a", 1), **more: object) -> Request:
@@ -61,15 +65,24 @@ def test_keeping_orphans_is_the_plain_store_over_chained_ids(requests, policy, c
 
 
 @settings(max_examples=150, deadline=None)
-@given(streams(), st.sampled_from([Lru(), Mru(), Lfu(), Sieve(), Priority()]), st.integers(0, 9), st.booleans())
-def test_dropping_orphans_leaves_only_chains_that_start_at_the_root(requests, policy, capacity, keep) -> None:
+@given(streams(), st.sampled_from(ALL), st.integers(0, 9), st.sampled_from(("keep", "drop")))
+def test_every_policy_keeps_the_store_whole_with_and_without_orphans(requests, policy, capacity, orphans) -> None:
+    """Capacity, accounts, the rule for orphans as declared, and a hit that is a prefix of what was resident."""
     chains = Chains(2)
-    store = BlockStore(chains, policy, capacity, orphans="keep" if keep else "drop")
+    store = BlockStore(chains, policy, capacity, orphans=orphans)
     for request in requests:
         content = Content(request.prompt, request.output)
-        store.at(0, content.prompt_tokens)
+        store.at(round(request.arrived_at_s * 1e9), content.prompt_tokens)
+        before = set(store.resident)
+        path = list(chains.walk(content, request.salt, content.prompt_tokens // 2))
+        leading = [block.id for block in takewhile(store.has, path)]
+        assert set(leading) <= before
+        assert [block.index for block in path] == list(range(len(path)))
+        if orphans == "drop" and not store.expired:
+            assert set(leading) == {block.id for block in path} & before, "nothing is out of reach"
         for block in reversed(chains.grow(content, request.salt, content.prompt_tokens // 2)):
-            store.put(block)
+            gone = store.put(block)
+            assert not {each.id for each in gone} & set(store.resident)
         chains.sweep()
         store.check()
 

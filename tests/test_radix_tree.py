@@ -219,6 +219,12 @@ def test_the_answer_is_evicted_before_its_prompt() -> None:
     assert replay.hit_tokens == [0, 0, 40]
 
 
+def test_an_urgent_repeat_raises_what_it_finds_at_insertion_too() -> None:
+    # The repeat matches 9 tokens; the tenth, which it computes again, is found by its insertion alone.
+    turns = [ask(("d", 10)), ask(("d", 10), priority=-2), ask(("e", 10), priority=-1), ask(("f", 6))]
+    assert replay_sequential(turns, capacity_tokens=25, policy="priority").evicted_tokens == [0, 0, 0, 10]
+
+
 def test_paged_prefill_asks_for_one_page_more_than_it_needs() -> None:
     turns = [ask(("d", 32)), ask(("e", 32))]
     assert replay_sequential(turns, capacity_tokens=64, page_tokens=16).evicted_tokens == [0, 32]
