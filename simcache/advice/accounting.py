@@ -17,13 +17,14 @@ CAUSES: Final = ("below-minimum", "ttl-gap", "fan-out", "missing-breakpoint", "b
 
 @dataclass(kw_only=True)
 class Losses:
-    """Tokens that earlier requests had in common with later ones (``reusable``), and by cause what of it could not be read: tokens,
-    the requests concerned, and the part at which the first one's prefix ends.
+    """Tokens that requests had in common with earlier ones (``reusable``; ``sharing``: which did), and by cause what of it
+    could not be read: tokens, the requests concerned, and the part at which the first one's prefix ends.
 
     ``gaps_s``: from the start of the last request with as much of the prefix to the start of the next, where instants are known.
     """
 
     reusable: int = 0
+    sharing: list[int] = field(default_factory=list)
     tokens: Counter[str] = field(default_factory=Counter)
     requests: dict[str, list[int]] = field(default_factory=dict)
     paths: dict[str, str] = field(default_factory=dict)
@@ -98,6 +99,8 @@ def _follow(study: Study, layout: Layout, served: Served, index: int, now: float
     living = _leading(path[:seen], lambda prefix: alive(prefix.last_s))
     visible = _leading(path[:living], lambda prefix: prefix.visible_s <= now or not study.log.timed)
     found.reusable += ends[seen]
+    if seen:
+        found.sharing.append(index)
     where = [unit.path for unit in units]
     if seen and study.log.timed:
         found.gaps_s.append(now - (path[seen - 1].last_s or 0.0))

@@ -11,7 +11,7 @@ from ..messages.parts import MessageLog
 from ..messages.tokens import TokenCounts, count_tokens
 from .accounting import Losses, losses
 from .families import Study
-from .findings import Finding, policy_findings, structure_findings
+from .findings import Finding, beside, policy_findings, structure_findings
 from .histories import continuations
 from .kinds import Defect
 from .layouts import Layout, todays_marks, todays_ttl
@@ -25,6 +25,8 @@ from .tool_lists import tool_changes
 MONTH_S: Final = 30 * 86_400.0
 _SHORTEST_SPAN_S: Final = 600.0
 """A log of less than ten minutes says nothing about a month."""
+LONGEST_TEXT: Final = 120
+"""Characters of a text that are shown where texts are asked for."""
 COSTED_UNITS: Final = 60_000
 """Parts of a log up to which every defect is costed on all of it; of a longer one on its first requests with so many."""
 
@@ -47,6 +49,8 @@ class Advice:
     today: Played
     proposed: Played
     losses: Losses = field(repr=False)
+    mender: Mender = field(repr=False)
+    mended: frozenset[Key] = field(repr=False)
     usd_month_factor: float | None
     notes: tuple[str, ...]
 
@@ -70,13 +74,15 @@ def advise(
     profile: str | HostedProfile = PROFILE,
     counts: TokenCounts | None = None,
     cost_defects: bool = True,
+    show_text: bool = False,
     progress: Callable[[str], None] | None = None,
 ) -> Advice:
     """Find the defects of a log's layout at ``provider``, propose one, and serve both by the simulator on the log's own arrivals.
 
     ``model`` stands for every model of the log, ``rules`` for the provider's own (a name or a TOML path), ``profile`` says what its
-    latency is, ``counts`` how many tokens the contents are. ``cost_defects`` False leaves out what each defect costs by itself.
-    Errors: an unknown provider, rules or profile; a model without a price that the caller named.
+    latency is, ``counts`` how many tokens the contents are. ``cost_defects`` False leaves out what each defect costs by itself;
+    ``show_text`` puts the first texts that vary into the defects, which else hold none. Errors: an unknown provider, rules or
+    profile; a model without a price that the caller named.
 
     >>> from simcache.messages.reader import read_messages
     >>> import json, tempfile; from pathlib import Path
@@ -102,15 +108,14 @@ def advise(
     tell("looking for a better layout")
     layout, marks, proposed, mend = case.proposal(mend, todays, today, spent)
     policy = policy_findings(study, served, todays, layout, spent, case.links)
-    findings = [*found, *policy]
+    findings = [*found, *beside(found, policy)]
     if any(each.kind == "fan-out" for each in policy):
         layout = replace(layout, delays_s=spent.waits_s)
         proposed = play(study, layout, served)
     factor = _month_factor(log)
     tell("costing each defect")
-    defects = [
-        _defect(each, study, case.cost(each, mend, layout, todays, proposed) if cost_defects else None, factor) for each in findings
-    ]
+    costs = [case.cost(each, mend, layout, todays, proposed) if cost_defects else None for each in findings]
+    defects = [_defect(each, study, usd, factor, show_text) for each, usd in zip(findings, costs, strict=True)]
     return Advice(
         provider=provider,
         served=served,
@@ -122,6 +127,8 @@ def advise(
         today=today,
         proposed=proposed,
         losses=spent,
+        mender=case.mender,
+        mended=mend,
         usd_month_factor=factor,
         notes=(*log.notes, *notes, *_unknown(log)),
     )
@@ -147,7 +154,7 @@ def _unknown(log: MessageLog) -> list[str]:
     return notes
 
 
-def _defect(each: Finding, study: Study, usd: float | None, factor: float | None) -> Defect:
+def _defect(each: Finding, study: Study, usd: float | None, factor: float | None, show_text: bool) -> Defect:
     size = len(study.log)
     per_1000 = None if usd is None else usd / size * 1000
     lines = tuple(study.log.requests[index].line for index in each.requests[:3])
@@ -160,6 +167,8 @@ def _defect(each: Finding, study: Study, usd: float | None, factor: float | None
         lost_tokens=each.lost_tokens,
         usd_per_1000=per_1000,
         usd_per_month=None if usd is None or factor is None else usd * factor,
+        moves=each.moves,
+        texts=tuple(text[:LONGEST_TEXT] for text in each.texts) if show_text else (),
     )
 
 
@@ -198,7 +207,7 @@ class _Case:
 
     def losses(self, mend: Collection[Key], ttl: str) -> Losses:
         """What the log's own breakpoints and instants lose of what could be read once the texts are mended."""
-        units = self.units(mend, self.exact)
+        units = self.units(mend, True)
         return losses(self.study, Layout(name="mended", units=units, marks=self._taken(units), ttl=ttl, delays_s={}), self.served)
 
     def proposal(
@@ -212,7 +221,7 @@ class _Case:
             ttls = [todays.ttl]
         sets = [mend] if HISTORY_KEY not in mend else [mend, mend - {HISTORY_KEY}]
         for keys in sets:
-            units = self.units(keys, self.exact)
+            units = self.units(keys, True)
             marks = proposed_marks(self.study, units, self.served)
             for ttl in ttls if self.exact or len(ttls) > 1 else ttls[:1]:
                 layout = Layout(
@@ -233,7 +242,7 @@ class _Case:
             return None
         left = layout
         if each.keys:
-            units = self.units(mend - each.keys, self.exact)
+            units = self.units(mend - each.keys, True)
             marks = proposed_marks(self.study, units, self.served)
             left = replace(layout, units=units, marks=[tuple(m for m, _ in marked) for marked in marks])
         elif each.kind == "ttl-gap":

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from typing import Final
 
 import numpy as np
@@ -13,7 +14,7 @@ from .accounting import Losses
 from .families import Study
 from .histories import RARELY, Continuation
 from .layouts import Layout
-from .mending import HISTORY_KEY, Key, Mender, order_key, slot_key, tools_key
+from .mending import HISTORY_KEY, IN_PLACE, Key, Mender, order_key, slot_key, tools_key
 from .orders import Reordering
 from .playing import Served
 from .slots import Slot
@@ -21,6 +22,10 @@ from .tool_lists import ToolChange
 
 WORTH: Final = 0.1
 """Share of the reusable tokens that a cause must lose to be reported; a tenth is lost to the first request of everything."""
+
+
+SHOWN_TEXTS: Final = 3
+"""Texts of a slot that are shown where they are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +38,8 @@ class Finding:
     detail: str
     lost_tokens: int | None = None
     keys: frozenset[Key] = frozenset()
+    moves: bool = False
+    texts: Sequence[str] = field(default=(), repr=False)
 
 
 def structure_findings(
@@ -55,7 +62,9 @@ def structure_findings(
         if any(slot.moving for slot in group):
             what += f"; changes inside conversations ({max(slot.moving for slot in group):,} times)"
         keys = frozenset(slot_key(slot) for slot in group)
-        found.append(Finding(kind=kind, path=path, requests=requests, detail=what, keys=keys))
+        moves = any(slot.change not in IN_PLACE for slot in group)
+        texts = list(dict.fromkeys(text for slot in group for text in slot.values.values()))[:SHOWN_TEXTS]
+        found.append(Finding(kind=kind, path=path, requests=requests, detail=what, keys=keys, moves=moves, texts=texts))
     for change in changes:
         detail = f"differ from the request before in {len(change.requests):,} requests"
         found.append(
@@ -70,7 +79,29 @@ def structure_findings(
                 kind="document-order", path=order.path, requests=order.requests, detail=detail, keys=frozenset({order_key(order)})
             )
         )
-    return _once([*found, *_history_findings(links)])
+    return _once(_reordered_once([*found, *_history_findings(links)]))
+
+
+def _reordered_once(found: Sequence[Finding]) -> list[Finding]:
+    """Documents that change places make each other look like variables: one finding, which mends both."""
+    orders = [each for each in found if each.kind == "document-order"]
+    places = {_message(each.path) for each in orders}
+    taken = [each for each in found if each.kind == "variables-first" and _message(each.path) in places]
+    keys = frozenset(key for each in taken for key in each.keys)
+    left = [each for each in found if each not in taken]
+    return [replace(each, keys=each.keys | keys) if taken and each is orders[0] else each for each in left]
+
+
+def _message(path: str) -> str:
+    """The message or section that a part stands in."""
+    return path.partition(".")[0]
+
+
+def beside(found: Sequence[Finding], policy: Sequence[Finding]) -> list[Finding]:
+    """Policy findings but for breakpoints on parts whose text a mend moves: where these go the proposal says already."""
+    moved = {_message(each.path) for each in found if each.moves}
+    marks = ("missing-breakpoint", "breakpoint-on-varying")
+    return [each for each in policy if each.kind not in marks or _message(each.path) not in moved]
 
 
 def _history_findings(links: Sequence[Continuation]) -> list[Finding]:
@@ -96,7 +127,7 @@ def _once(found: Sequence[Finding]) -> list[Finding]:
         if sign in made:
             old = made[sign]
             requests = sorted({*old.requests, *each.requests})
-            made[sign] = Finding(kind=old.kind, path=old.path, requests=requests, detail=old.detail, keys=old.keys | each.keys)
+            made[sign] = replace(old, requests=requests, keys=old.keys | each.keys)
         else:
             made[sign] = each
     return list(made.values())
@@ -136,7 +167,7 @@ def policy_findings(
         detail = f"{request.marks} are set, {rules.name} takes {rules.max_markers - rules.automatic_marker}: requests are refused"
         path = marked[min(len(marked) - 1, rules.max_markers - rules.automatic_marker)] if marked else ""
         found.append(Finding(kind="too-many-breakpoints", path=path, requests=crowded, detail=detail))
-    if spent.tokens["below-minimum"] > least and len(spent.requests["below-minimum"]) > 1:
+    if spent.tokens["below-minimum"] > least and _mostly_short(study, spent):
         index = spent.requests["below-minimum"][0]
         each = served[study.log.requests[index].model]
         minimum = each.rules.min_tokens_of(each.api.model)
@@ -147,6 +178,14 @@ def policy_findings(
         add("fan-out", f"sent up to {si.seconds(waits[-1])} before the first token of the one that stores it")
     found += _switches(study, served, links)
     return found
+
+
+def _mostly_short(study: Study, spent: Losses) -> bool:
+    """Whether in some family at least half of the requests that share anything share less than the minimum: conversations that
+    begin short and grow are none."""
+    short = Counter(study.family_of[index] for index in spent.requests["below-minimum"])
+    sharing = Counter(study.family_of[index] for index in spent.sharing)
+    return any(count > 1 and count >= sharing[family] / 2 for family, count in short.items())
 
 
 def _gap_findings(

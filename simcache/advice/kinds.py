@@ -78,7 +78,9 @@ class Defect:
     lost_tokens: int | None = None
     usd_per_1000: float | None = None
     usd_per_month: float | None = None
-    key: tuple[object, ...] = field(default=(), repr=False, compare=False)
+    moves: bool = False
+    texts: tuple[str, ...] = field(default=(), repr=False)
+    """Whether its mend moves text, and (only where they were asked for) the first texts that vary there."""
 
     @property
     def title(self) -> str:

@@ -209,7 +209,7 @@ def todays_marks(study: Study, units: Sequence[Sequence[Unit]]) -> list[tuple[in
         if not request.marks:
             found.append(())
             continue
-        last = {unit.path: place for place, unit in enumerate(sequence, 1) if unit.region != "tail"}
+        last = {unit.path: place for place, unit in enumerate(sequence, 1) if unit.region not in ("own", "tail")}
         ends = [place for place, unit in enumerate(sequence, 1) if unit.region != "tail"]
         marks = []
         behind = 0

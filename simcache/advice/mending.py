@@ -15,15 +15,15 @@ from .slots import Slot
 from .threads import conversation
 from .tool_lists import ToolChange
 
-Region = Literal["tools", "head", "session", "opener", "talk", "tail"]
+Region = Literal["tools", "head", "session", "own", "opener", "talk", "tail"]
 Key = tuple[Hashable, ...]
 IN_PLACE: Final = frozenset(("whitespace", "json", "order"))
 
 
 class Unit(NamedTuple):
     """A run of a prompt: the number of its text in the study, its tokens, the part that it comes from, and its region: tools and
-    head (what all requests of a family share), session (what one conversation shares), opener (fixed text of the conversation's
-    beginning), talk, and the tail, which is new with every request."""
+    head (what all requests of a family share), session (the rest of the system message), own (text of one user or session, moved
+    there), opener (fixed text of the conversation's beginning), talk, and the tail, which is new with every request."""
 
     text: int
     tokens: int
@@ -72,6 +72,11 @@ class Mender:
         keys = [*self._slots, *(tools_key(change) for change in self._changes), *self._orders]
         return [*keys, *([HISTORY_KEY] if any(link.kinds for link in self._links.values()) else [])]
 
+    def in_place(self, mend: Collection[Key], index: int) -> list[tuple[str, str]]:
+        """One request as it is: (path, what varies there: a defect's kind, "" where nothing does), in order; a part of which only a
+        piece varies comes in several lines."""
+        return _Writer(self.study, frozenset(mend), self._slots, self._changes, self._orders, self._links, False).told(index)
+
     def sequences(self, mend: Collection[Key], *, split: bool = False) -> list[list[Unit]]:
         """Every request as units, in the order of the log. ``split``: texts are parted where what all share ends, so that a
         breakpoint can stand there; else a part is one unit unless something in it was mended."""
@@ -117,13 +122,29 @@ class _Writer:
             family = self.study.family_of[index]
             head = self._split(family, True, tuple(self.study.head_places(index)))
             talk = self._talk_units(family, talks[index], roots[index], talks)
-            units = [
-                *self._tools(family, index),
-                *(u for u in head if u.region == "head"),
-                *(u for u in head if u.region == "session"),
-            ]
-            found.append([*units, *talk, *(u for u in head if u.region == "tail")])
+            lead = [unit for region in ("head", "session", "own") for unit in head if unit.region == region]
+            found.append([*self._tools(family, index), *lead, *talk, *(unit for unit in head if unit.region == "tail")])
         return found
+
+    def told(self, index: int) -> list[tuple[str, str]]:
+        """Paths and what varies there, for an outline of one request."""
+        family = self.study.family_of[index]
+        kinds = sorted(self.tool_kinds.get(family, set()))
+        lines = [(part.path, ", ".join(kinds)) for part in self.study.tools(index)]
+        for in_head in (True, False):
+            places = self.study.head_places(index) if in_head else self.study.talk_places(index)
+            home = self.study.families[family]
+            fixed = home.head_fixed if in_head else home.talk_fixed
+            after = -1
+            for (path, free), found in groupby(places, key=lambda place: (place.part.path, place.piece not in fixed)):
+                group = list(found)
+                if not free:
+                    after = group[-1].piece
+                    lines.append((path, ""))
+                    continue
+                for _, _, slot in self._slotted(family, in_head, group, after):
+                    lines.append((path, "" if slot is None else slot.kind))
+        return [line for line, _ in groupby(lines)]
 
     # -- tools -----------------------------------------------------------------------------------------------------------------
 
@@ -186,7 +207,7 @@ class _Writer:
                     settled.add(place.piece)
                     stay.append((place, _in_one_way(text, slot.change)))
                 else:
-                    region: Region = ("session" if slot.constant else "tail") if in_head else "talk"
+                    region: Region = ("own" if slot.constant else "tail") if in_head else "talk"
                     moved.append(self._unit(text, place.part, region))
         order = self.orders.get(("order", family, in_head)) if ("order", family, in_head) in self.mend else None
         if order is not None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import pairwise
 
 from .families import Place, Study
 from .slots import BEHIND_TOKENS
@@ -37,7 +36,8 @@ def _reordering(study: Study, number: int, in_head: bool, indices: Sequence[int]
     rank: dict[int, int] = {}
     made: Reordering | None = None
     moved_tokens = 0
-    known: dict[tuple[int, ...], bool] = {}
+    known: set[tuple[int, ...]] = set()
+    early = len(fixed)
     last: tuple[int, ...] | None = None
     for index in indices:
         places = [place for place in (study.head_places(index) if in_head else study.talk_places(index)) if place.piece in fixed]
@@ -46,18 +46,16 @@ def _reordering(study: Study, number: int, in_head: bool, indices: Sequence[int]
             for piece in order:
                 rank.setdefault(piece, len(rank))
         if order not in known:
-            firsts = [place for place in places if place.piece in rank]
-            firsts = list({place.piece: place for place in reversed(firsts)}.values())[::-1]
-            wrong = next((b for a, b in pairwise(firsts) if rank[b.piece] < rank[a.piece]), None)
-            known[order] = wrong is not None
-            if wrong is not None:
-                if made is None:
-                    made = Reordering(family=number, in_head=in_head, path=wrong.part.path, rank=rank)
-                    early = next(a for a, b in zip(firsts, sorted(firsts, key=lambda p: rank[p.piece]), strict=True) if a != b)
-                    made.path = early.part.path
-                moved_tokens = max(
-                    moved_tokens, sum(study.piece_tokens(place.piece) for place in firsts[_agreeing(firsts, rank) :])
-                )
+            firsts = list({place.piece: place for place in reversed(places) if place.piece in rank}.values())[::-1]
+            agreeing = _agreeing(firsts, rank)
+            if agreeing < len(firsts):
+                early = min(early, agreeing)
+                if made is None or agreeing == early:
+                    path = firsts[agreeing].part.path
+                    made = made or Reordering(family=number, in_head=in_head, path=path, rank=rank)
+                    made.path = path
+                moved_tokens = max(moved_tokens, sum(study.piece_tokens(place.piece) for place in firsts[agreeing:]))
+            known.add(order)
         if made is not None and last is not None and order != last:
             made.requests.append(index)
         last = order

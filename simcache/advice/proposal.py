@@ -57,7 +57,7 @@ def _shared(one: Sequence[Unit], other: Sequence[Unit]) -> int:
 def _marks(units: Sequence[Unit], shared: int, rules: ProviderRules, model: str, goes_on: bool) -> tuple[tuple[int, str], ...]:
     ends = {"head": 0, "session": 0, "opener": 0, "talk": 0}
     for place, unit in enumerate(units, 1):
-        region = "head" if unit.region == "tools" else unit.region
+        region = {"tools": "head", "own": "session"}.get(unit.region, unit.region)
         if region in ends:
             ends[region] = place
     ends["session"] = max(ends["head"], ends["session"]) if ends["session"] else 0

@@ -46,7 +46,7 @@ def predecessors(log: MessageLog) -> list[int | None]:
         talk = conversation(request)
         previous = _continued(log, request, talk, newest)
         if previous is None and request.session is not None:
-            previous = _resembling(log, talk, latest.get(request.session, []))
+            previous = _resembling(log, request, talk, latest.get(request.session, []))
         found.append(previous)
         place = _newest(talk)
         if place is not None:
@@ -80,11 +80,20 @@ def _continued(
     return None
 
 
-def _resembling(log: MessageLog, talk: Sequence[Part], earlier: Sequence[int]) -> int | None:
-    """The latest of the ``earlier`` requests of a session that has at least two parts, and half of its own, in common."""
+def _resembling(log: MessageLog, request: MessageRequest, talk: Sequence[Part], earlier: Sequence[int]) -> int | None:
+    """The latest of the ``earlier`` requests of a session that has at least two parts, and half of its own, in common with
+    more than a beginning that both may just share; or the last one, where it is shorter and both have one head."""
     here = {part.content for part in talk}
     for index in reversed(earlier[-4:]):
-        there = {part.content for part in conversation(log.requests[index])}
-        if len(here & there) >= max(2, len(there) / 2):
+        other = conversation(log.requests[index])
+        there = {part.content for part in other}
+        common = len(here & there)
+        pairs = list(zip(other, talk, strict=False))
+        begun = next((i for i, (a, b) in enumerate(pairs) if a.content != b.content), len(pairs))
+        if common >= max(2, len(there) / 2) and (len(talk) > len(other) or common > begun):
             return index
+    if earlier and len(conversation(log.requests[earlier[-1]])) + 1 < len(talk):
+        heads = [each.parts[: head_length(each)] for each in (log.requests[earlier[-1]], request)]
+        if [part.content for part in heads[0]] == [part.content for part in heads[1]]:
+            return earlier[-1]
     return None

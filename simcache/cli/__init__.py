@@ -17,6 +17,7 @@ import click
 from ..errors import SimcacheError
 
 VERBS: Final = (
+    "advise",
     "bill",
     "compare",
     "convert",
