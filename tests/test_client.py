@@ -381,9 +381,11 @@ def test_an_open_loop_is_pinged_between_its_questions_as_a_closed_one_is():
     assert hasty["kind"].tolist() == ["user", "user", *["keepalive"] * 8]  # none between a question and the answer before it
 
 
-def test_a_turn_may_say_where_its_marker_stands():
-    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), marked_segments=1), warming=WarmOnOpen())
-    assert [ticket.request.shared_segments for ticket in backend.sent] == [1, 1, 1, 1]
+def test_a_turn_may_say_where_its_markers_stand():
+    _, backend, _ = live(person(evenly(3.0, 20), evenly(2.0, 30), breakpoints=(1, 3)), warming=WarmOnOpen())
+    prompts = [len(ticket.request.prompt) for ticket in backend.sent]
+    assert [ticket.request.breakpoints for ticket in backend.sent] == [(1, min(3, length)) for length in prompts]
+    assert min(prompts) < 3
 
 
 def test_pings_keep_their_interval_from_the_last_use_until_the_next_question():

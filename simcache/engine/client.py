@@ -242,7 +242,8 @@ class _Visit:
             user=self.person.user,
             salt=self.person.salt,
             organisation=self.person.organisation,
-            shared_segments=len(self.prefix) if turn.marked_segments is None else turn.marked_segments,
+            shared_segments=len(self.prefix),
+            breakpoints=None if turn.breakpoints is None else tuple(min(count, len(prompt)) for count in turn.breakpoints),
         )
 
     def _ask(self, turn: Turn, question: Question) -> Steps:

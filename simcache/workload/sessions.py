@@ -17,8 +17,7 @@ class Turn:
     into later prompts only if ``thinking_joins``, else the answer joins without them, and what was cached behind them is of no
     use. ``typed`` False: no human's turn but what a tool returned (:func:`~simcache.workload.typist.delivered`). Patience, in
     seconds from submit: ``stop_after_s`` presses the stop button, ``close_after_s`` closes the tab, which ends the session;
-    None: never. ``marked_segments``: after so many segments of the prompt the client sets its marker (a provider's breakpoint);
-    None: after everything before the question.
+    None: never. ``breakpoints``: those of the request, where they are known (a log); None: as the backend's settings say.
 
     >>> from .typist import evenly
     >>> Turn(session="s", index=0, typing=evenly(3.0, 22), shared=(), output=Segment("a", 9)).draft_at(1.5)
@@ -38,7 +37,7 @@ class Turn:
     typed: bool = True
     stop_after_s: float | None = None
     close_after_s: float | None = None
-    marked_segments: int | None = None
+    breakpoints: tuple[int, ...] | None = None
 
     def draft_at(self, t_s: float) -> Prompt:
         """The draft ``t_s`` seconds after open, one segment per revision that still stands in it."""
