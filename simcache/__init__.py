@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .cache.tiers import Tier as Tier
+    from .decision.deciding import decide as decide
+    from .decision.verdict import Decision as Decision
     from .engine.run import simulate as simulate
     from .engine.sent import sent_requests as sent_requests
     from .errors import DeadlockError as DeadlockError
@@ -102,6 +104,8 @@ __version__ = "0.1.0"
 
 # Loaded when first asked for: numpy and simpy alone take half of the 0.4 s that `import simcache` may take on a busy machine.
 _HOMES = {
+    "decision.deciding": ("decide",),
+    "decision.verdict": ("Decision",),
     "experiment.comparison": ("Comparison", "compare"),
     "engine.sent": ("sent_requests",),
     "engine.run": ("simulate",),

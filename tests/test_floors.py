@@ -19,6 +19,7 @@ FLOORS: Final = (
     ("front door", ("__init__",)),
     ("9 words to objects, and print", ("cli/",)),
     ("8 draw", ("report/",)),
+    ("7d decisions from real logs", ("decision/",)),
     ("7c how to lay prompts out", ("advice/",)),
     ("7b what to take, how far it goes", ("planner", "racing", "objective", "capacity", "sensitivity")),
     (

@@ -21,6 +21,7 @@ VERBS: Final = (
     "bill",
     "compare",
     "convert",
+    "decide",
     "fit",
     "plan",
     "predict",
