@@ -23,8 +23,9 @@ from .prompt import Prompt, Segment
 CountTokens = Callable[[str], int]
 
 ROLES: Final = ("system", "user", "assistant")
-PARAMETERS: Final = {"param": "len", "parameter": "length"}
-"""The paper's spelling and the published code's, each with its name for the most tokens that an argument may have."""
+PARAMETERS: Final = ("param", "parameter")
+LENGTHS: Final = ("len", "length")
+"""The paper's spelling and the published code's, of the element and of the most tokens that an argument may have; mixed by many."""
 RESERVED: Final = ("schema", "prompt", "module", "union", *PARAMETERS, *ROLES)
 LARGEST_PARAMETER: Final = 10_000_000
 
@@ -288,8 +289,12 @@ class _Builder:
         return members
 
     def parameter(self, element: Element, start: int) -> Parameter:
-        word = PARAMETERS[element.tag]
-        element.allow(("name", word, "scaffold"))
+        element.allow(("name", *LENGTHS, "scaffold"))
+        word, *second = [each for each in LENGTHS if each in element.attributes] or LENGTHS[:1]
+        if second:
+            raise element.refusal(
+                "length", element.attributes["length"], "stands beside len, which says the same", "Give one of them."
+            )
         if element.children:
             raise element.refusal("element", element.tag, "must be empty", "Give the words it stands for as scaffold.")
         name, length = _name(element), element.attribute(word)

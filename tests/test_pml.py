@@ -249,6 +249,15 @@ def test_a_billion_laughs_are_refused_before_the_first_one():
     assert "DOCTYPE" in str(error)
 
 
+@pytest.mark.parametrize("tag", ["param", "parameter"])
+@pytest.mark.parametrize("length", ["len", "length"])
+def test_a_parameter_is_spelt_as_in_the_paper_or_as_in_the_code_or_mixed(tag, length):
+    schema = parse_schema(f'<schema name="s"><module name="m">for <{tag} name="days" {length}="3"/></module></schema>')
+    assert (
+        schema.tokens == parse_schema('<schema name="s"><module name="m">for <param name="days" len="3"/></module></schema>').tokens
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "line", "says"),
     [
@@ -287,7 +296,7 @@ def test_a_billion_laughs_are_refused_before_the_first_one():
         ("<schema name='s'>\n<param name='p' len='1'/></schema>", 2, "inside a <module>"),
         ("<schema name='s'>\n<user><param name='p' len='1'/></user></schema>", 2, "inside a <module>"),
         ("<schema name='s'><module name='m'>\n<param name='p'/></module></schema>", 2, "len"),
-        ("<schema name='s'><module name='m'>\n<param name='p' length='1'/></module></schema>", 2, "length"),
+        ("<schema name='s'><module name='m'>\n<param name='p' len='1' length='1'/></module></schema>", 2, "length"),
         ("<schema name='s'><module name='m'>\n<param name='p' len='0'/></module></schema>", 2, "whole number"),
         ("<schema name='s'><module name='m'>\n<param name='p' len='-1'/></module></schema>", 2, "whole number"),
         ("<schema name='s'><module name='m'>\n<param name='p' len='1e3'/></module></schema>", 2, "whole number"),
