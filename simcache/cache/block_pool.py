@@ -160,7 +160,7 @@ class BlockPool:
     @property
     def any_order(self) -> bool:
         """Whether blocks may get their keys later than they do, as long as nobody has looked: nothing else depends on it."""
-        return self.ttl is None and self.duplicates != "merge"
+        return self.ttl is None and self.duplicates != "merge" and self.let_go is None
 
     # -- lookups -----------------------------------------------------------------------------------------------------------
 
@@ -269,7 +269,7 @@ class BlockPool:
         node = holding.node
         if self._fixed and node.parent is None and node is not holding.root:
             node = self._way_to(holding)
-        if self._owed and node.children:
+        if self._owed and (node.children or self.let_go is not None):  # whether a copy is left is told as of when it was taken
             self.settle()
         if not node.children and holding.pieces and not self._fixed:
             last = holding.pieces[-1][0]

@@ -126,12 +126,12 @@ class TieredVllmScheduler(VllmScheduler):
     landed: list[LiveRequest]
 
     def __init__(self, pool: BlockPool, *, below: LowerMemory, **options: Any) -> None:
+        pool.let_go = below.let_go
         super().__init__(pool, **options)
         self.below = below
         self.timed = True
         self.loading = []
         self.landed = []
-        pool.let_go = below.let_go
 
     def abort(self, live: LiveRequest) -> bool:
         """Give a request up between two plans; what was computed stays hit-able. True: it can let others in."""
