@@ -5,7 +5,7 @@ from __future__ import annotations
 from array import array
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -113,8 +113,9 @@ class RecordsBuilder:
             setattr(self, name, [])
             self._defaults.append((getattr(self, name), [_TEXT_DEFAULTS[name]] * _ROWS_AT_A_TIME))
 
-    def __getattr__(self, name: str) -> Any:  # the slots above are set in __init__ by name; this satisfies type checkers
-        raise AttributeError(name)
+    if TYPE_CHECKING:  # the slots above are set in __init__ by name
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def row(self, session: str = "", user: str = "", kind: str = "user", outcome: str = "failed") -> int:
         """Open a row with defaults and return its index; a row nobody closes stays ``failed``.

@@ -21,6 +21,7 @@ import heapq
 import itertools
 from array import array
 from collections.abc import Hashable, Iterable, Iterator
+from functools import partial
 from typing import Literal, NamedTuple
 
 from ..prompt import Request
@@ -82,6 +83,9 @@ class LetGo(NamedTuple):
     content: Content
     start: int
     end: int
+
+
+_new_match = partial(tuple.__new__, Match)  # what Match(...) does, without its checks of the arguments
 
 
 class Holding:
@@ -191,7 +195,7 @@ class BlockPool:
             if at < child.end:
                 break
             node = child
-        return Match(at, evictable, path)
+        return _new_match((at, evictable, path))
 
     # -- taking and giving back --------------------------------------------------------------------------------------------
 

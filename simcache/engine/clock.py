@@ -32,7 +32,7 @@ class Clock(simpy.Environment):
 
     def __init__(self) -> None:
         super().__init__(initial_time=0)
-        self._moved: set[int] = set()  # numbers of the queue's entries that do not fire: their alarm has been set anew
+        self.moved: set[int] = set()  # numbers of the queue's entries that do not fire: their alarm has been set anew
 
     if TYPE_CHECKING:
 
@@ -53,12 +53,15 @@ class Clock(simpy.Environment):
 
     def step(self) -> None:
         """Process the next event; raises simpy's EmptySchedule when there is none."""
-        moved = self._moved
-        if moved:
-            queue = self._queue
-            while queue and queue[0][2] in moved:
-                moved.remove(heappop(queue)[2])
-        simpy.Environment.step(self)
+        if self.moved:
+            self.drop_moved()
+        super().step()
+
+    def drop_moved(self) -> None:
+        """Take entries that do not fire from the front of the queue; a loop of its own asks ``moved`` before each SimPy step."""
+        moved, queue = self.moved, self._queue
+        while queue and queue[0][2] in moved:
+            moved.remove(heappop(queue)[2])
 
 
 class Alarm(Event):
@@ -79,20 +82,22 @@ class Alarm(Event):
         self._when_set = [callback]
         self._priority = priority
         self._number = 0
+        self.at = 0  # the instant at which it fires
 
     def set(self, delay: int) -> None:
         """Fire after ``delay`` ticks, and not when it was to fire before."""
         clock = self.env
         if self.callbacks is not None:
-            clock._moved.add(self._number)
+            clock.moved.add(self._number)
         self.callbacks = self._when_set
         self._number = number = next(clock._eid)  # as Environment.schedule does, but the entry can be told by its number
-        heappush(clock._queue, (clock._now + delay, self._priority, number, self))  # type: ignore[misc]
+        self.at = at = clock._now + delay  # type: ignore[assignment]  # ticks are whole
+        heappush(clock._queue, (at, self._priority, number, self))  # type: ignore[misc]
 
     def stop(self) -> None:
         """Do not fire."""
         if self.callbacks is not None:
-            self.env._moved.add(self._number)
+            self.env.moved.add(self._number)
             self.callbacks = None  # type: ignore[assignment]
 
 

@@ -225,7 +225,7 @@ class ReplicaServer:
             self._boundary.set(0)
 
     def _on_boundary(self, event: Event) -> None:
-        scheduler, now = self.scheduler, self.env.now
+        scheduler, now = self.scheduler, self._boundary.at
         if self._timed:
             scheduler.set_time(now)
         if self._plan is not None:
@@ -278,7 +278,7 @@ class ReplicaServer:
         self.scheduler.settle()
 
     def _start(self) -> None:
-        scheduler, now = self.scheduler, self.env.now
+        scheduler, now = self.scheduler, self._boundary.at
         if self._timed:
             scheduler.expire()
         plan = scheduler.schedule()
@@ -323,7 +323,7 @@ class ReplicaServer:
                 hit_tokens = live.resume_hit_tokens[-1] if live.resume_hit_tokens else live.hit_tokens or 0
                 loaded, waited = self._loaded(live)
                 self._journal.moments.append(Moment(now, live.row, "admitted", self.index, hit_tokens, loaded, waited))
-        if self._at_schedule:
+        if self._at_schedule and plan.steps == 1:  # the last chunk of a prompt has a step of its own
             for live in plan.chunks:
                 if live.computed + live.scheduled == live.prompt_tokens and live.sampled == 0:
                     live.ticket.visible_at = now
@@ -371,13 +371,14 @@ class ReplicaServer:
             return
         ticket.outcome = records.outcome[row] = outcome
         del ticket.live  # what has ended is freed at once: the two do not hold each other
-        records.preemptions[row] += live.preemptions
+        if live.preemptions:
+            records.preemptions[row] += live.preemptions
         self.outstanding -= 1
-        if outcome in ("cancelled", "rejected") and live.first_token_step is None:
-            self.queued_tokens -= live.asked_tokens
         if outcome == "ok":
-            ticket.finished_at = self.env.now
-            records.finished_at_ns[row] = nanoseconds(self.env.now)
+            ticket.finished_at = now = self.env.now
+            records.finished_at_ns[row] = nanoseconds(now)
             records.output_tokens[row] = live.output_tokens
+        elif live.first_token_step is None:  # cancelled or rejected
+            self.queued_tokens -= live.asked_tokens
         if ticket.watch is not None:
             ticket.watch(ticket, "finished")

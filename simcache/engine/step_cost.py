@@ -143,12 +143,12 @@ class StepCost:
         if after <= first:
             return 1
         half = first - growth / 2  # first*k + growth*k*(k-1)/2 = after, solved without a difference of large numbers
-        steps = min(most, int(2 * after / (half + sqrt(half * half + 2 * growth * after))))
-        while steps < most and self.span(plan, steps) < elapsed:  # the float may be off by one
-            steps += 1
-        while steps > 1 and self.span(plan, steps - 1) >= elapsed:
+        steps = min(most, int(2 * after / (half + sqrt(half * half + 2 * growth * after))) + 1)
+        while steps > 1 and self.span(plan, steps - 1) >= elapsed:  # the float may be off by one
             steps -= 1
-        return max(steps, 1)
+        while steps < most and self.span(plan, steps) < elapsed:
+            steps += 1
+        return steps
 
 
 class TableCost:

@@ -81,6 +81,7 @@ class VllmScheduler:
         self._finishes: list[tuple[int, int, LiveRequest]] = []
         self._live_outputs: dict[Hashable, int] = {}  # how many running requests generate this output
         self._unhashed: list[tuple[Holding, int]] = []  # prompt blocks that are to get their keys, in order
+        self._met: LiveRequest | None = None  # it met all who run: a head that waits is not compared at every step
         self._eager = 0
         self._arrivals = 0
         self._admissions = 0
@@ -145,9 +146,10 @@ class VllmScheduler:
             budget_left = self._run_one_by_one(plan, budget, capped)
         if (self.waiting or self.landed) and budget_left > 0 and not plan.preempted:
             budget_left = self._admit(plan, budget_left, capped)
-        plan.open = budget_left > 0 and len(self.running) < self.max_num_seqs
+        if budget_left > 0:
+            plan.open = len(self.running) < self.max_num_seqs
         # One admission may be part of a lasting batch: a prompt that takes all the budget the decodes leave.
-        if uniform and not self._eager and len(plan.chunks) <= 1:
+        if uniform and len(plan.chunks) <= 1 and not self._eager:
             plan.steps = self._horizon(plan)
         return plan
 
@@ -236,15 +238,15 @@ class VllmScheduler:
         pool, waiting, running, block_tokens = self.pool, self.waiting, self.running, self.block_tokens
         while waiting and budget > 0 and len(running) < self.max_num_seqs:
             live = waiting[0]
-            target = live.target
+            target = live.prompt_tokens + live.sampled
             match = self._match(live, target)
-            need = -(-target // block_tokens) - match.blocks + match.evictable_blocks
+            hit_blocks = match.blocks
+            need = -(-target // block_tokens) - hit_blocks + match.evictable_blocks
             if running:
                 need += self.watermark_blocks
             if need > pool.free:
                 break
-            hit_tokens = match.blocks * block_tokens
-            count = target - hit_tokens
+            count = target - hit_blocks * block_tokens
             if capped and count > self.threshold:
                 count = self.threshold
             if count > budget:
@@ -260,8 +262,10 @@ class VllmScheduler:
     def _match(self, live: LiveRequest, target: int) -> Match:
         if self._unhashed:
             self._hash_now()
-        if self._live_outputs and not self._live_outputs.keys().isdisjoint(live.content.keys):
-            self._meet(live)
+        if live is not self._met:
+            if not self._live_outputs.keys().isdisjoint(live.content.keys):
+                self._meet(live)
+            self._met = live
         return self.pool.match(live.root, live.content, (target - 1) // self.block_tokens if self.pool.caching else 0)
 
     def _load(self, live: LiveRequest, match: Match) -> bool:
@@ -282,10 +286,12 @@ class VllmScheduler:
         key = live.output_key
         sharers = self._live_outputs.get(key, 0)
         self._live_outputs[key] = sharers + 1
-        if sharers or (self.prefills and any(key in other.content.keys for other in self.prefills)):
+        self._met = None
+        prefills = self.prefills
+        if sharers or (prefills and any(key in other.content.keys for other in prefills)):
             live.eager = True
             self._eager += 1
-        self.prefills.append(live)
+        prefills.append(live)
         if live.hit_tokens is None:
             live.hit_tokens = hit_tokens
             live.first_scheduled_step = self.step
@@ -316,17 +322,21 @@ class VllmScheduler:
         if plan.chunks:
             live = plan.chunks[0]
             chunk = live.scheduled
-            rest = live.target - live.computed - chunk
+            rest = live.prompt_tokens + live.sampled - live.computed - chunk
             # An equal chunk follows only if this one was cut by the budget; what the threshold cuts depends on who else is there.
             if not rest or self.threshold:
                 return 1
             more = 1 + (rest - 1) // chunk
-            steps = min(steps, more) if steps else more
+            if not steps or more < steps:
+                steps = more
             plan.attention_growth = 2 * chunk * chunk
         elif not steps:
             return 1
-        free = self.pool.free
-        if steps > 1 and (steps // self.block_tokens + 1) * plan.decodes + -(-steps * chunk // self.block_tokens) + 1 > free:
+        if steps == 1:
+            return 1
+        free, decodes = self.pool.free, plan.decodes
+        # More than they can take; the exact sum only where it matters.
+        if steps * (decodes + chunk) // self.block_tokens + decodes + 2 > free and self._growth(plan, steps) > free:
             low, high = 1, steps  # growth over steps 2..k is monotone in k: the largest k that fits
             while low < high:
                 middle = (low + high + 1) // 2
@@ -352,14 +362,13 @@ class VllmScheduler:
         """Execute ``steps`` of the plan. Returns who got a first token and who finished at its end, in running order."""
         plan = self._plan
         assert plan is not None
-        assert 1 <= steps <= plan.steps
-        pool, block_tokens = self.pool, self.block_tokens
+        block_tokens = self.block_tokens
         if steps > 1:
+            assert steps <= plan.steps
             growth = self._growth(plan, steps)
             if growth:
-                pool.take(growth)
-        last = self.step + steps - 1
-        self.step = last + 1
+                self.pool.take(growth)
+        self.step += steps
         self._turn = turn = self._turn + steps
         self._plan = None
         first_tokens: list[LiveRequest] = []
@@ -375,7 +384,7 @@ class VllmScheduler:
                 self.prefills.remove(live)
                 live.sampled += 1
                 if live.sampled == 1:
-                    live.first_token_step = last
+                    live.first_token_step = self.step - 1
                     first_tokens.append(live)
                 rest = live.output_tokens - live.sampled
                 if rest > 0:
@@ -387,24 +396,30 @@ class VllmScheduler:
             for live in self.running:
                 if live.eager and live.state == DECODE:
                     self._hash(live.holding, self._computed(live) // block_tokens)
-        leaving = [] if self.linger_steps else finished
         finishes = self._finishes
         while finishes and finishes[0][0] < turn:
-            live = heapq.heappop(finishes)[2]
-            (leaving if live.lingers else finished).append(live)
-        if len(finished) > 1:
-            finished.sort(key=_by_order)
+            finished.append(heapq.heappop(finishes)[2])
+        if finished:
+            finished = self._finish(finished)
+        return first_tokens, finished
+
+    def _finish(self, ended: list[LiveRequest]) -> list[LiveRequest]:
+        """Let go of those who have ended with this turn; returns who finished, in running order (who lingers: before)."""
+        if len(ended) > 1:
+            ended.sort(key=_by_order)
+        finished, leaving = ended, ended
+        if self.linger_steps:
+            finished = [live for live in ended if not live.lingers]
+            leaving = [live for live in ended if live.lingers]
         for live in finished:
-            live.finish_step = last
+            live.finish_step = self.step - 1
             if self.linger_steps:
-                self._linger(live, turn)
-        if leaving is not finished and len(leaving) > 1:
-            leaving.sort(key=_by_order)
+                self._linger(live, self._turn)
         for live in leaving:
-            blocks = -(-self._computed(live) // block_tokens) if live.lingers else None  # one token more than it has
+            blocks = -(-self._computed(live) // self.block_tokens) if live.lingers else None  # one token more than it has
             self._leave(live, live.prompt_tokens + max(0, live.output_tokens - 1), blocks)
             live.state = GONE
-        return first_tokens, finished
+        return finished
 
     def generated_tokens(self, live: LiveRequest) -> int:
         """Output tokens sampled so far."""
