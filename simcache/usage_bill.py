@@ -16,7 +16,7 @@ from .cache.rules import ONE_HOUR, ProviderRules
 from .errors import InputError, UnknownNameError
 from .logs import UsageLog, UsageRow
 from .price_list import api_tariff, price_instant, priced_by_hour
-from .pricing import API_LINES, Tariff, bill
+from .pricing import API_LINES, Tariff, TokenPrices, bill
 
 _DAY_S: Final = 86_400
 _HALF_HOUR_S: Final = 1_800
@@ -100,14 +100,16 @@ def bill_usage(log: UsageLog, *, model: str | None = None, rules: str | None = N
     days: dict[str, list[str]] = {}
     first_error: InputError | None = None
     for (provider, name, moment, batch), chosen in groups.items():
+        prices: HostedPrices | None = None
         while chosen:
             try:
                 prices = desk.prices(provider, name, moment, batch)
                 found = _lines([rows[index] for index in chosen], prices, moment)
             except InputError as error:
                 first_error = first_error or error
-                kept = [index for index in chosen if not _needs(rows[index], error)]
-                unpriced += [index for index in chosen if _needs(rows[index], error)]
+                needing = {index for index in chosen if prices is None or _needs(rows[index], error, prices.tariff)}
+                kept = [index for index in chosen if index not in needing]
+                unpriced += [index for index in chosen if index in needing]
                 cause = (provider, name, str(error))
                 causes[cause] = causes.get(cause, 0) + len(chosen) - len(kept)
                 chosen = kept
@@ -251,10 +253,14 @@ def _as_billed(row: UsageRow, tariff: Tariff) -> UsageRow:
     return row
 
 
-def _needs(row: UsageRow, error: InputError) -> bool:
+def _needs(row: UsageRow, error: InputError, tariff: Tariff) -> bool:
     """Whether the price that ``error`` misses (where it is about one) is needed for the row."""
     column = _COLUMN_OF_PRICE.get(error.name)
-    return column is None or bool(getattr(row, column))
+    if column is not None and not getattr(row, column):
+        return False
+    steps = [step for step in tariff.tiers if step.above_prompt_tokens < row.prompt_tokens]
+    step: TokenPrices = max(steps, key=lambda each: each.above_prompt_tokens) if steps else tariff
+    return getattr(step, error.name, None) is None
 
 
 def _span(days: Sequence[str]) -> str:

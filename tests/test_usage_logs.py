@@ -533,6 +533,13 @@ def test_a_tier_by_length_holds_for_all_of_a_longer_prompt(provider, model, limi
         assert bill_usage(UsageLog((row,))).total_usd == pytest.approx(float(theirs), rel=1e-12)
 
 
+def test_prices_hold_for_prompts_as_long_as_their_source_says():
+    rows_ = [UsageRow(provider="qwen", model="qwen3.5-plus", prompt_tokens=n, started_at_s=NOV_21) for n in (256_000, 256_001)]
+    found = bill_usage(UsageLog(tuple(rows_)))
+    assert found.unpriced_rows == (1,)
+    assert found.total_usd == pytest.approx(0.256 * 0.4)
+
+
 def test_a_missing_price_counts_the_rows_that_need_it():
     row = UsageRow(provider="openai", model="gpt-5.5-pro", prompt_tokens=1000, started_at_s=NOV_21)
     found = bill_usage(UsageLog((row, UsageRow(**{**_fields(row), "cached_tokens": 500}))))

@@ -15,7 +15,7 @@ from ..price_list import TOKENS_PER_MTOK, api_tariff, price_instant
 from ..pricing import TOKEN_LINES, Bill, PriceTier, Tariff, TokenPrices, bill
 from ..records import Records
 from .presets import load_rules, notes_on, rules_names
-from .rules import ONE_HOUR, Peak, ProviderRules, best_key
+from .rules import ONE_HOUR, PRICES_UP_TO, Peak, ProviderRules, best_key
 
 _MINUTE: Final = 60
 
@@ -33,7 +33,9 @@ def tariff_of(rules: ProviderRules, model: str, at: date | datetime | None = Non
     4.5
     """
     named = best_key(model, rules.prices_usd_per_mtok)
-    own = {} if named is None else {name: price / TOKENS_PER_MTOK for name, price in rules.prices_usd_per_mtok[named].items()}
+    stated = {} if named is None else dict(rules.prices_usd_per_mtok[named])
+    most_tokens = stated.pop(PRICES_UP_TO, None)
+    own = {name: price / TOKENS_PER_MTOK for name, price in stated.items()}
     when = price_instant(at)
     listed = None
     if not {"input", "output"} <= own.keys():
@@ -55,8 +57,9 @@ def tariff_of(rules: ProviderRules, model: str, at: date | datetime | None = Non
         source="; ".join(sources),
         bills_cancelled=rules.bills_cancelled,
         storage_usd_per_token_hour=None if storage is None else rules.storage_usd_per_mtok_hour[storage] / TOKENS_PER_MTOK,
-        tiers=tuple(
-            PriceTier(above_prompt_tokens=tier.above_prompt_tokens, **prices(tier)) for tier in (listed.tiers if listed else ())
+        tiers=(
+            *(PriceTier(above_prompt_tokens=tier.above_prompt_tokens, **prices(tier)) for tier in (listed.tiers if listed else ())),
+            *([] if most_tokens is None else [PriceTier(above_prompt_tokens=int(most_tokens))]),
         ),
         **prices(listed),
     )

@@ -20,6 +20,8 @@ Scope = Literal["organisation", "workspace", "user"]
 
 WEEKDAYS: Final = ("mon", "tue", "wed", "thu", "fri", "sat", "sun")
 PRICE_NAMES: Final = ("input", "cache_read", "cache_write_5m", "cache_write_1h", "output")
+PRICES_UP_TO: Final = "up_to_tokens"
+"""Beside prices in dollars: the longest prompt that they hold for. What a longer one costs is not known, and an error."""
 ONE_HOUR: Final = "1h"
 """The lifetime whose writes have a bill line of their own; every other one is a provider's default lifetime."""
 
@@ -79,7 +81,8 @@ class ProviderRules:
 
     What it costs: ``bills_writes``: written tokens are a bill line of their own, at ``write_multiplier`` per lifetime. Reads cost
     ``read_multiplier``. ``storage_usd_per_mtok_hour`` by model, ``batch_multiplier`` of every price (None: no batches), ``peaks``
-    by the hour. ``price_list``: whose list prices hold (None: the provider's own); ``prices_usd_per_mtok`` by model wins over it.
+    by the hour. ``price_list``: whose list prices hold (None: the provider's own); ``prices_usd_per_mtok`` by model wins over it,
+    for prompts ``up_to_tokens`` where that is given.
     ``bills_cancelled``: a request given up during its computation is billed, and then its entry appears all the same; False:
     neither. ``warm_output_tokens``: the least output that the provider lets a warm-up ask for.
 
@@ -175,8 +178,8 @@ class ProviderRules:
         for model, prices in self.prices_usd_per_mtok.items():
             require(isinstance(prices, Mapping), f"prices_usd_per_mtok.{model}", prices, "must be a table")
             for name, price in prices.items():
-                if name not in PRICE_NAMES:
-                    raise UnknownNameError(f"prices_usd_per_mtok.{model}", name, PRICE_NAMES)
+                if name not in (*PRICE_NAMES, PRICES_UP_TO):
+                    raise UnknownNameError(f"prices_usd_per_mtok.{model}", name, (*PRICE_NAMES, PRICES_UP_TO))
                 require_number(f"prices_usd_per_mtok.{model}.{name}", price, at_least=0)
 
     @property
