@@ -258,6 +258,20 @@ def test_a_crash_while_loading_sends_the_request_elsewhere():
     assert records.ttft_s[2] == pytest.approx(0.006 + 0.026 + 0.010, abs=1e-12)
 
 
+def test_a_question_that_loads_what_a_warm_up_computed_uses_it_once():
+    warm = PUSHED_OUT[0]._replace(kind="warm")
+    for write in ("write_through", "write_back"):
+        records = run([warm, PUSHED_OUT[1], ask(2.0, "doc", 170), ask(3.0, "other", 320), ask(4.0, "doc", 170)], tier_write=write)
+        assert records.hit_tokens_host[[2, 4]].tolist() == [160, 160]
+        assert (records.inserted_tokens[0], records.used_tokens[0], records.dropped_tokens[0]) == (160, 160, 0)
+        assert records.used_by_row[0] == 2
+        hit = run([warm, ask(0.5, "doc", 170), PUSHED_OUT[1], ask(2.0, "doc", 170)], tier_write=write)
+        assert hit.hit_tokens.tolist() == [0, 160, 0, 160]
+        assert (hit.used_tokens[0], hit.used_by_row[0]) == (160, 1)  # the load found it used
+        again = run([warm, PUSHED_OUT[1], ask(2.0, "doc", 170, kind="warm")], tier_write=write)
+        assert (again.used_tokens[0], again.dropped_tokens[0]) == (0, 160)  # one warm-up after another: nobody asked
+
+
 def test_explain_and_timeline_tell_of_the_load():
     asked = [PUSHED_OUT[0], ask(1.0, "other", 224), ask(2.0, "doc", 170)]
     journal = Journal()

@@ -52,10 +52,10 @@ def test_a_load_takes_bytes_over_bandwidth_plus_latency_and_queues_behind_others
     below = tiers(host(latency_s=0.002))
     below.store(0, DOC, None, 105, 0)
     runs = below.lookup(0, DOC, None, 0, 104, 0)
-    assert below.load(0, DOC, None, runs, 5 * MS) == Load(107 * MS, (100,))
+    assert below.load(0, DOC, None, runs, 5 * MS) == Load(107 * MS, (100,), {})
     # The link is busy until 105 ms; its latency does not occupy it.
-    assert below.load(0, DOC, None, runs, 50 * MS) == Load(207 * MS, (100,))
-    assert below.load(0, DOC, None, runs, 300 * MS) == Load(402 * MS, (100,))
+    assert below.load(0, DOC, None, runs, 50 * MS) == Load(207 * MS, (100,), {})
+    assert below.load(0, DOC, None, runs, 300 * MS) == Load(402 * MS, (100,), {})
 
 
 def test_replicas_contend_where_they_share_a_tier_and_only_there() -> None:

@@ -77,12 +77,14 @@ class Match(NamedTuple):
 
 
 class LetGo(NamedTuple):
-    """Blocks [start, end) of a content in a namespace."""
+    """Blocks [start, end) of a content in a namespace, of the request ``origin``; ``used``: a user's request had hit them."""
 
     namespace: Hashable
     content: Content
     start: int
     end: int
+    origin: int
+    used: bool
 
 
 _new_match = partial(tuple.__new__, Match)  # what Match(...) does, without its checks of the arguments
@@ -251,14 +253,14 @@ class BlockPool:
                 front.size -= count
                 self._evicted += count
                 if self.let_go is not None:
-                    self._tell(node, node.end, node.end + count)
+                    self._tell(node, front, node.end, node.end + count)
                 if self._dropped_tokens is not None and not front.used:
                     self._dropped_tokens[front.origin] += count * self.block_tokens
                 return
             count -= front.size
             self._unlink(front)
             if self.let_go is not None and len(node.extents) == 1:
-                self._tell(node, node.start, node.end)
+                self._tell(node, front, node.start, node.end)
             self._forget(front)
 
     def insert(self, holding: Holding, until: int) -> None:
@@ -449,13 +451,22 @@ class BlockPool:
             head.extents.append(piece)
         return head
 
-    def _tell(self, node: Node, start: int, end: int) -> None:
+    def credit(self, origin: int, tokens: int, by: int) -> None:
+        """A user's request ``by`` had use of ``tokens`` that ``origin`` had put in, after they had been evicted."""
+        if self._used_tokens is None or self._used_by_row is None or self._dropped_tokens is None:
+            return
+        self._used_tokens[origin] += tokens
+        self._dropped_tokens[origin] -= min(tokens, self._dropped_tokens[origin])
+        if self._used_by_row[origin] < 0:
+            self._used_by_row[origin] = by
+
+    def _tell(self, node: Node, extent: Extent, start: int, end: int) -> None:
         assert self.let_go is not None
         assert node.content is not None
         root = node
         while root.parent is not None:
             root = root.parent
-        self.let_go.append(LetGo(root.key, node.content, start, end))
+        self.let_go.append(LetGo(root.key, node.content, start, end, extent.origin, extent.used))
 
     def _append(self, extent: Extent) -> None:
         queue = self._queue

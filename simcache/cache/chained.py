@@ -19,9 +19,12 @@ ORPHANS: Final = ("keep", "drop")
 
 
 class Block:
-    """One block of a chain; ``holders`` stores have it, ``uses`` counts per replica where somebody counts."""
+    """One block of a chain; ``holders`` stores have it, ``uses`` counts per replica where somebody counts.
 
-    __slots__ = ("children", "holders", "id", "index", "key", "parent", "uses")
+    ``origin``: the request that computed it (-1: not told), ``used``: whether a user's request has hit it since.
+    """
+
+    __slots__ = ("children", "holders", "id", "index", "key", "origin", "parent", "used", "uses")
 
     def __init__(self, parent: Block | None, key: Hashable, index: int, number: int) -> None:
         self.parent = parent
@@ -30,6 +33,8 @@ class Block:
         self.id = number
         self.children: dict[Hashable, Block] = {}
         self.holders = 0
+        self.origin = -1
+        self.used = False
         self.uses: dict[int, int] = {}
 
 

@@ -72,10 +72,14 @@ class Run(NamedTuple):
 
 
 class Load(NamedTuple):
-    """A load under way: when the last of it is in GPU memory, and how many tokens come from each tier."""
+    """A load under way: when the last of it is in GPU memory, and how many tokens come from each tier.
+
+    ``used``: by the request that computed them, tokens that no user's request had hit before.
+    """
 
     ready_at_ns: int
     tokens: tuple[int, ...]
+    used: dict[int, int]
 
 
 class TierInstance:
@@ -199,10 +203,13 @@ class Tiers:
                 best, best_s = count, total_s
         return best
 
-    def load(self, replica: int, content: Content, namespace: Hashable, runs: Sequence[Run], now_ns: int) -> Load:
+    def load(
+        self, replica: int, content: Content, namespace: Hashable, runs: Sequence[Run], now_ns: int, *, user: bool = False
+    ) -> Load:
         """Queue the loads of ``runs`` (from ``lookup``, at this instant); loads from different tiers run beside each other.
 
-        Loaded blocks count as used where they lie, and lie from now on in every tier between there and the GPU.
+        Loaded blocks are touched where they lie, and lie from now on in every tier between there and the GPU. ``user``: the
+        first load of a block for a user's request credits who computed it.
         """
         load = self._ready(replica, runs, now_ns)
         for instance, tokens in zip(self.instances(replica), load.tokens, strict=True):
@@ -211,6 +218,10 @@ class Tiers:
         if runs:
             block_tokens = self.chains.block_tokens
             path = self.chains.grow(content, namespace, runs[-1].end // block_tokens)
+            for block in path[runs[0].start // block_tokens :] if user else ():
+                if not block.used:
+                    block.used = True
+                    load.used[block.origin] = load.used.get(block.origin, 0) + block_tokens
             for run in reversed(runs):
                 self._put(replica, run.tier + 1, path[run.start // block_tokens : run.end // block_tokens], content, now_ns)
             self.chains.sweep()
@@ -218,8 +229,19 @@ class Tiers:
 
     # -- what the GPU's store says ------------------------------------------------------------------------------------------
 
-    def store(self, replica: int, content: Content, namespace: Hashable, tokens: int, now_ns: int, *, told_tokens: int = 0) -> None:
-        """The first ``tokens`` tokens of a request are in GPU memory, computed or reused.
+    def store(
+        self,
+        replica: int,
+        content: Content,
+        namespace: Hashable,
+        tokens: int,
+        now_ns: int,
+        *,
+        told_tokens: int = 0,
+        hit_tokens: int = 0,
+        origin: int = -1,
+    ) -> None:
+        """The first ``tokens`` tokens of the request ``origin`` are in GPU memory, ``hit_tokens`` of them not computed by it.
 
         ``told_tokens``: of those, the ones that an earlier call told of for the same request; a request counts once per block.
         """
@@ -231,21 +253,41 @@ class Tiers:
             for block in path:
                 block.uses[replica] = block.uses.get(replica, 0) + 1
             path = [block for block in path if block.uses[replica] >= SELECTIVE_USES]
+        for block in path:
+            if not block.holders and block.index * self.chains.block_tokens >= hit_tokens:
+                block.origin, block.used = origin, False
         self._put(replica, len(self.tiers), path, content, now_ns)
         self.chains.sweep()
 
-    def drop(self, replica: int, content: Content, namespace: Hashable, start: int, end: int, now_ns: int) -> None:
+    def drop(
+        self,
+        replica: int,
+        content: Content,
+        namespace: Hashable,
+        start: int,
+        end: int,
+        now_ns: int,
+        *,
+        origin: int = -1,
+        used: bool = False,
+    ) -> None:
         """The GPU lets tokens [start, end) go and still has those before: written back where that is the rule.
 
-        A block goes with its last token; one whose end the GPU never had is not written.
+        A block goes with its last token; one whose end the GPU never had is not written. ``origin`` had computed them;
+        ``used``: a user's request had hit them.
         """
         first, last = start // self.chains.block_tokens, end // self.chains.block_tokens
         if self.write == "write_back":
-            path = self.chains.grow(content, namespace, last)
-            self._put(replica, 1, path[first:], content, now_ns)
-        elif self.write == "write_through_selective":
-            for block in list(self.chains.walk(content, namespace, last))[first:]:
-                block.uses.pop(replica, None)
+            path = self.chains.grow(content, namespace, last)[first:]
+            for block in path:
+                if not block.holders:
+                    block.origin, block.used = origin, used
+            self._put(replica, 1, path, content, now_ns)
+        else:
+            path = list(self.chains.walk(content, namespace, last))[first:]
+        for block in path:
+            block.used = block.used or used
+            if block.uses.pop(replica, None) is not None:
                 self.chains.loosen(block)
         self.chains.sweep()
 
@@ -269,7 +311,7 @@ class Tiers:
             for instance, count in zip(instances, tokens, strict=True)
             if count
         ]
-        return Load(max(ready_at_ns, default=now_ns), tuple(tokens))
+        return Load(max(ready_at_ns, default=now_ns), tuple(tokens), {})
 
     def _put(self, replica: int, levels: int, blocks: Sequence[Block], content: Content, now_ns: int) -> None:
         """Into the nearest ``levels`` tiers, tail to head, so that a head leaves after its tail."""

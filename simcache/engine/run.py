@@ -108,6 +108,8 @@ def simulate(
     if journal is not None and isinstance(backend, cluster.ReplicaCluster):
         schedulers = [replica.scheduler for replica in backend.replicas]
         journal.caches = [snapshot(scheduler.pool) for scheduler in schedulers if isinstance(scheduler, VllmScheduler)]
+    for row in range(records.rows) if tiers else ():  # on two replicas, from one shared tier, a block can be used twice
+        records.used_tokens[row] = min(records.used_tokens[row], records.inserted_tokens[row])
     frozen = records.freeze()
     notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]
     if isinstance(workload, ClosedLoop):

@@ -14,7 +14,7 @@ next of these events, or its next look into the tiers. That is the same instant 
 from __future__ import annotations
 
 from bisect import insort
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar
 
 from ..cache.block_pool import BlockPool, Holding, LetGo, Match
@@ -33,9 +33,10 @@ class Load:
     ``cut_off``: a tier that it asked could not be reached. ``failed``: one that it was loading from was cut off meanwhile.
     """
 
-    __slots__ = ("cut_off", "failed", "ready_at", "reserved_blocks", "started_at", "tokens", "told_tokens")
+    __slots__ = ("cut_off", "failed", "hit_tokens", "ready_at", "reserved_blocks", "started_at", "tokens", "told_tokens")
 
-    def __init__(self, now: int, tiers: int) -> None:
+    def __init__(self, now: int, tiers: int, hit_tokens: int) -> None:
+        self.hit_tokens = hit_tokens  # not computed: found in the GPU, or come from below
         self.started_at = now
         self.ready_at = now
         self.tokens: tuple[int, ...] = (0,) * tiers
@@ -72,25 +73,37 @@ class LowerMemory:
         self._block_tokens = block_tokens
         self._ticks_per_ns = ticks_per_ns
 
-    def find(self, live: LiveRequest, hit_tokens: int, now: int) -> bool:
-        """Start loading what lies behind the GPU's own hit, if that ends sooner than computing it; ``live.load`` says what."""
+    def find(self, live: LiveRequest, now: int) -> Mapping[int, int] | None:
+        """Start loading what lies behind the GPU's own hit, if that ends sooner than computing it; ``live.load`` says what.
+
+        Of that, by the request that computed them, tokens that no user's request had hit before; None: nothing is loaded.
+        """
         now_ns = self._flush(now)
         tiers, replica, target, load = self._tiers, self._replica, live.target, live.load
         load.cut_off = not all(instance.reachable for instance in tiers.instances(replica))
-        runs = tiers.lookup(replica, live.content, live.root.key, hit_tokens, target - 1, now_ns)
+        runs = tiers.lookup(replica, live.content, live.root.key, load.hit_tokens, target - 1, now_ns)
         count = tiers.choose(replica, runs, now_ns, lambda cached: self._compute_s(target - cached, cached))
         if not count:
-            return False
-        ready_at_ns, load.tokens = tiers.load(replica, live.content, live.root.key, runs[:count], now_ns)
+            return None
+        ready_at_ns, load.tokens, used = tiers.load(replica, live.content, live.root.key, runs[:count], now_ns, user=live.user)
         load.ready_at = ready_at_ns * self._ticks_per_ns
-        return True
+        return used
 
     def store(self, live: LiveRequest, tokens: int, now: int) -> None:
         """The first ``tokens`` tokens of ``live`` are in GPU memory."""
         told_tokens = live.load.told_tokens
         if tokens > told_tokens:
             now_ns = self._flush(now)
-            self._tiers.store(self._replica, live.content, live.root.key, tokens, now_ns, told_tokens=told_tokens)
+            self._tiers.store(
+                self._replica,
+                live.content,
+                live.root.key,
+                tokens,
+                now_ns,
+                told_tokens=told_tokens,
+                hit_tokens=live.load.hit_tokens,
+                origin=live.row,
+            )
             live.load.told_tokens = tokens
 
     def lose(self, now: int) -> None:
@@ -100,9 +113,9 @@ class LowerMemory:
 
     def _flush(self, now: int) -> int:
         now_ns = -(-now // self._ticks_per_ns)
-        for namespace, content, start, end in self.let_go:
+        for namespace, content, start, end, origin, used in self.let_go:
             span = start * self._block_tokens, end * self._block_tokens
-            self._tiers.drop(self._replica, content, namespace, *span, now_ns)
+            self._tiers.drop(self._replica, content, namespace, *span, now_ns, origin=origin, used=used)
         self.let_go.clear()
         return now_ns
 
@@ -167,10 +180,14 @@ class TieredVllmScheduler(VllmScheduler):
 
     def _load(self, live: LiveRequest, match: Match) -> bool:
         pool, block_tokens, now = self.pool, self.block_tokens, self.pool.now
-        live.load = load = Load(now, len(self.below.names))
         hit_tokens = match.blocks * block_tokens
-        if not self.below.find(live, hit_tokens, now):
+        live.load = load = Load(now, len(self.below.names), hit_tokens)
+        used = self.below.find(live, now)
+        if used is None:
             return False
+        for origin, tokens in used.items():
+            if origin not in (-1, live.row):
+                pool.credit(origin, tokens, live.row)
         live.holding = holding = Holding(live.content, live.root, live.row)
         pool.hold(holding, match, user=live.user)
         blocks = -(-live.target // block_tokens)
@@ -201,7 +218,7 @@ class TieredVllmScheduler(VllmScheduler):
                 holding.blocks = holding.at
             else:
                 pool.insert(holding, holding.blocks)
-            live.computed = holding.blocks * self.block_tokens
+            live.computed = load.hit_tokens = holding.blocks * self.block_tokens
             if self.priority:
                 insort(self.landed, live)
             else:
