@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from .engine.closed_loop import ClosedLoopClients, serve_clients
 from .errors import DeadlockError, InputError, UnknownNameError, require, require_count
 from .scenario import Server
-from .serving_model import OUTSIDE_PER_TOKEN_S, SPREAD, Scalars, find_peaks, find_shape, serving_profile
+from .serving_model import KV_BYTES, OUTSIDE_PER_TOKEN_S, SPREAD, Scalars, find_peaks, find_shape, serving_profile
 
 COLUMNS: Final = (
     *("system", "backend", "model_path", "precision", "isl", "osl", "tp_size"),
@@ -160,8 +160,10 @@ def read_serving_runs(path: str | Path) -> tuple[ServingRow, ...]:
             heads = list(reader.fieldnames or ())
             for column in COLUMNS:
                 if column not in heads:
-                    found = ", ".join(heads) or "none"
-                    raise InputError("column", column, "is missing", f"Columns found: {found}.", path=place)
+                    found = f"Columns found: {', '.join(heads) or 'none'}."
+                    if column == "kv_dtype":  # nothing else in the file tells it, and it decides how many tokens fit
+                        found += f" Add the type of the KV cache: {', '.join(KV_BYTES)} (auto: 16 bits)."
+                    raise InputError("column", column, "is missing", found, path=place)
             rows = tuple(_row(cells, place, reader.line_num) for cells in reader)
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError("serving-runs", str(place), f"cannot be read: {error}") from None

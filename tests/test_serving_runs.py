@@ -188,11 +188,23 @@ def test_several_gpus_from_one_alone_and_full_memory(groups):
     others = [each.row for tp, group in by_tp.items() if tp > 1 for each in group.predictions]
     ttft, tpot = np.abs([each.errors for each in predict_group(others, by_tp[1].scalars).predictions]).mean(axis=0)
     assert (ttft <= 0.10, tpot <= 0.07) == (True, True), (ttft, tpot)
-    full = next(each for each in by_tp[1].predictions if each.row.ttft_s > 30)
-    assert full.kv_full
-    assert abs(full.errors[0]) < 0.2
-    matched = predict(replace(full.row, kv_tokens=354_000), by_tp[1].scalars)  # what the group's other full row asks for
-    assert abs(matched.errors[0]) < 0.2
+    full = [each for each in by_tp[1].predictions if each.row.ttft_s > 5]
+    assert [round(each.row.ttft_s, 1) for each in full] == [5.3, 39.8]
+    for each in full:
+        assert each.kv_full
+        assert 0.5 < each.ttft_s / each.row.ttft_s < 2  # capacity by formula
+        matched = predict(replace(each.row, kv_tokens=360_000), by_tp[1].scalars)  # one capacity for both
+        assert abs(matched.errors[0]) < 0.2
+
+
+@pytest.mark.parametrize("count", [1, 2, 3])
+def test_groups_of_a_few_rows_calibrate_on_what_they_have(count):
+    rows = [replace(ROW, concurrency=concurrency, isl=isl) for concurrency, isl in ((4, 512), (4, 2048), (32, 512))[:count]]
+    (group,) = validate_serving_runs(rows)
+    assert len(group.predictions) == count
+    calibrating = sum(each.calibrates for each in group.predictions)
+    assert 1 <= calibrating <= count
+    assert (group.ttft_mape is None) == (calibrating == count)
 
 
 def test_json_and_figure_from_the_command_line(tmp_path):
@@ -243,7 +255,7 @@ def test_bad_rows_say_file_line_and_rule(tmp_path, changes, text):
 def test_bad_files(tmp_path):
     without = {name: value for name, value in CELLS.items() if name != "kv_dtype"}
     for file, text in (
-        (written(tmp_path / "a.csv", without), "kv_dtype"),
+        (written(tmp_path / "a.csv", without), r"kv_dtype.*is missing.*Add the type of the KV cache: auto, bf16"),
         (tmp_path / "none.csv", "cannot be read"),
         (written(tmp_path / "b.csv", CELLS).rename(tmp_path / "c.csv"), None),
     ):

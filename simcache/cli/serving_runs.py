@@ -30,6 +30,13 @@ def print_serving_runs(path: str, calibrate_rows: int, figure: str | None, as_js
         errors = f"TTFT {share(group.ttft_mape)}, TPOT {share(group.tpot_mape)}" if group.judged else "no row left to judge"
         fitted = ", ".join(f"{scalar} {value:.3g}" for scalar, value in asdict(group.scalars).items())
         click.echo(f"  {name}: {errors}; {len(group.judged)} of {len(group.predictions)} rows\n      fitted: {fitted}")
+    full = [each for group in groups for each in group.judged if each.kv_full and each.row.kv_tokens is None]
+    if full:
+        worst = max(max(each.ttft_s / each.row.ttft_s, each.row.ttft_s / each.ttft_s) for each in full)
+        click.echo(
+            f"{len(full)} of the rows ask for more KV memory than the formula gives (memory, weights, reserve): TTFT is within "
+            f"a factor of {worst:.1f}. A column kv_tokens, what the engine printed, would match it."
+        )
     if whole["ttft_mape"] is not None:
         click.echo(f"median over the groups: TTFT {share(whole['ttft_mape'])}, TPOT {share(whole['tpot_mape'])}")
     if figure is not None:
