@@ -166,7 +166,7 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[Target, ServerInfo, T
     require_number("timeout_s", options.timeout_s, above=0)
     require(bool(options.url) != bool(options.start), "url", options.url, "or --start must be given, and not both")
     low, _, high = options.token_ids.partition(":")
-    require(low.isdigit() and high.isdigit(), "token_ids", options.token_ids, "must be LOW:HIGH")
+    require(low.isdecimal() and high.isdecimal() and len(low + high) < 20, "token_ids", options.token_ids, "must be LOW:HIGH")
     nonce = int(time.time()) % 1_000_000_007  # the server may remember an earlier run
     if options.url:
         address = address_of(options.url)

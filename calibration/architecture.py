@@ -91,7 +91,7 @@ def load_architecture(name_or_path: str) -> Architecture:
         path = PRESETS / f"{name_or_path}.json"
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("model", name_or_path, f"cannot be read: {error}") from None
     require(isinstance(config, dict), "model", name_or_path, "must be a JSON object")
     for key in _NOT_DENSE:

@@ -132,7 +132,7 @@ def _prompt(text: str) -> Prompt:
     segments = []
     for part in text.split():
         key, colon, count = part.rpartition(":")
-        if not colon or not key or not (count.isascii() and count.isdigit()):
+        if not colon or not key or not (count.isascii() and count.isdigit() and len(count) < 12):
             raise InputError("segments", part, "must be key:tokens, separated by spaces")
         segments.append(Segment(key, int(count)))
     return tuple(segments)

@@ -212,7 +212,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
 def _row(text: str) -> tuple[UsageRow, list[str]]:
     try:
         raw = json.loads(text)
-    except (json.JSONDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         raise InputError("line", text, "must be one JSON object") from None
     if not isinstance(raw, Mapping):
         raise InputError("line", text, "must be a JSON object")

@@ -50,7 +50,7 @@ def _read(path: Path) -> ProviderRules:
         raw = tomllib.loads(path.read_bytes().decode("utf-8"))
     except OSError as error:
         raise InputError("rules", path.name, f"cannot be read: {error.strerror}", path=path) from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:  # not UTF-8, not TOML, a number of 5,000 digits, a thousand brackets
         raise InputError("rules", path.name, f"is not valid TOML: {error}", path=path) from None
     return _from_table(raw, path)
 

@@ -153,7 +153,7 @@ def _about(found: PointSet) -> dict[str, Any]:
         if found.identity.get(column):
             about[field] = found.identity[column][0]
     tp = found.identity.get("tp", [""])[:1]
-    if tp and tp[0].isdigit() and int(tp[0]) > 0:
+    if tp and tp[0].isdecimal() and len(tp[0]) < 5 and int(tp[0]) > 0:
         about["gpus"] = int(tp[0])
     return about
 

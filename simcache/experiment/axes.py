@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
+import re
 import tomllib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
@@ -19,6 +20,7 @@ from ..streams import stream
 MOST_CELLS: Final = 100_000
 _LOOK_FIRST: Final = ("backend", "workload", "warming")
 """Where a bare name such as ``replicas`` is looked for, after the scenario's own fields."""
+_STEPS: Final = re.compile("[0-9]{1,9}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -87,8 +89,8 @@ class Axis:
         low, dots, high = bounds.partition("..")
         if not dots:
             return cls(key=key, values=tuple(_toml_value(each.strip()) for each in _split(rest)))
-        steps = [int(each) for each in options if each.isdigit()]
-        known = all(each.isdigit() or each == "log" for each in options) and len(steps) <= 1
+        steps = [int(each) for each in options if _STEPS.fullmatch(each)]
+        known = all(_STEPS.fullmatch(each) or each == "log" for each in options) and len(steps) <= 1
         require(known, key, rest, "must be LOW..HIGH, :STEPS and :log", "As in kv_tokens=100000..800000:8:log.")
         given = (_toml_value(low.strip()), _toml_value(high.strip()))
         return cls(key=key, low=given[0], high=given[1], log="log" in options, steps=steps[0] if steps else None)
@@ -340,7 +342,7 @@ def _differs(field: Any, value: Any) -> bool:
 def _toml_value(text: str) -> Any:
     try:
         value: Any = tomllib.loads(f"value = {text}")["value"]
-    except (tomllib.TOMLDecodeError, RecursionError):
+    except (ValueError, RecursionError):
         return text
     return value
 

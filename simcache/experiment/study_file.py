@@ -50,7 +50,7 @@ def parse_study(text: str, *, path: Path | None = None, seeds: int | None = None
     """
     try:
         top: dict[str, Any] = tomllib.loads(text)
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         raise InputError("study", path.name if path else "text", f"must be TOML: {error}", path=path) from None
     make = Builder(path=path, base=path.parent if path else None)
     _known(top, _KEYS, "", make)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Final
@@ -134,7 +135,7 @@ def parse_name(name: str) -> tuple[str, str, int]:
     ('llama-2-7b', 'h100', 2)
     """
     parts = name.split("/")
-    if len(parts) != 4 or parts[0] != "derived" or not parts[3].startswith("tp") or not parts[3][2:].isdigit():
+    if len(parts) != 4 or parts[0] != "derived" or not re.fullmatch(r"tp[0-9]{1,4}", parts[3]):
         raise UnknownNameError("profile", name, ["derived/MODEL/GPU/tpN"])
     return parts[1], parts[2], int(parts[3][2:])
 

@@ -137,7 +137,7 @@ def load_shape(name_or_path: str | Path) -> ModelShape:
         path = _DATA / "models" / f"{name}.toml"
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("model", name, f"cannot be read: {error}") from error
     version = table.pop("schema_version", None)
     require(version == 1, "schema_version", version, "must be 1", f"{path}: this release reads no other version.")
@@ -192,7 +192,7 @@ def usable_kv_tokens(
 def _config(path: Path) -> ModelShape:
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError("model", str(path), f"cannot be read: {error}") from error
     require(isinstance(config, dict), "model", str(path), "must be a JSON object")
     try:

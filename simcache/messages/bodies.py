@@ -193,7 +193,8 @@ def _cleaned(raw: str) -> tuple[str, int]:
         if isinstance(each, Mapping):
             source = each.get("source")
             told = isinstance(source, Mapping) and source.get("type") in ("text", "content")
-            images += each.get("type") in _IMAGES and not told
+            kind = each.get("type")
+            images += isinstance(kind, str) and kind in _IMAGES and not told
             return {name: seen(inner) for name, inner in each.items() if name not in _MARKS}
         if isinstance(each, list):
             return [seen(inner) for inner in each]

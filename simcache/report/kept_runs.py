@@ -55,7 +55,7 @@ def read_document(path: Path) -> dict[str, Any]:
     """The JSON document that a command of simcache left. Raises InputError for another file."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         why = error.strerror if isinstance(error, OSError) else "it is not JSON in UTF-8"
         raise InputError("folder", str(path.parent), f"holds a {path.name} that cannot be read: {why}", "Run it again.") from None
     if not isinstance(found, dict) or found.get("schema_version") != 1 or not isinstance(found.get("results"), list):

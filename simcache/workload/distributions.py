@@ -274,7 +274,7 @@ class Geometric:
     @property
     def median(self) -> float:
         """The least count with at least half of the law at or below it."""
-        return 1.0 if self.mean <= 2 else float(math.ceil(math.log(0.5) / math.log(1 - 1 / self.mean)))
+        return 1.0 if self.mean <= 2 else float(math.ceil(math.log(0.5) / math.log1p(-1 / self.mean)))
 
     @property
     def low(self) -> float:
