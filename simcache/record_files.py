@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,9 +11,13 @@ from numpy.typing import NDArray
 from .errors import InputError, UnknownNameError
 from .records import INTEGER_COLUMNS, NEVER, TEXT_COLUMNS, TIER_COLUMNS, TIER_HITS, Records
 
+_ROWS_AT_A_TIME: Final = 65_536
+
 
 def save_records(records: Records, path: str | Path) -> None:
     """Write records to a ``.parquet`` or ``.csv`` file: nullable integers and text, null (an empty field) for never.
+
+    The file is written in parts, so that memory does not grow with the number of rows.
 
     Raises InputError for another ending.
 
@@ -23,22 +27,20 @@ def save_records(records: Records, path: str | Path) -> None:
     0
     """
     import pyarrow as pa  # here, not above: a tenth of a second that `import simcache` does not have
+    from pyarrow import csv, parquet
 
-    columns = {}
-    for name in TEXT_COLUMNS:
-        columns[name] = pa.array(records[name].tolist(), pa.string())
-    for name, column in records.columns.items():
-        if name not in TEXT_COLUMNS:
-            columns[name] = pa.array(column, pa.int64(), mask=column == NEVER)
-    table = pa.table({name: columns[name] for name in records.columns})
-    if _ending(path) == ".parquet":
-        from pyarrow import parquet
-
-        parquet.write_table(table, str(path))
-    else:
-        from pyarrow import csv
-
-        csv.write_csv(table, str(path))
+    schema = pa.schema([(name, pa.string() if name in TEXT_COLUMNS else pa.int64()) for name in records.columns])
+    writer = parquet.ParquetWriter if _ending(path) == ".parquet" else csv.CSVWriter
+    with writer(str(path), schema) as file:
+        for first in range(0, max(1, len(records)), _ROWS_AT_A_TIME):
+            part = {name: column[first : first + _ROWS_AT_A_TIME] for name, column in records.columns.items()}
+            arrays = [
+                pa.array(column.tolist(), pa.string())
+                if name in TEXT_COLUMNS
+                else pa.array(column, pa.int64(), mask=column == NEVER)
+                for name, column in part.items()
+            ]
+            file.write_table(pa.table(arrays, schema=schema))
 
 
 def load_records(path: str | Path) -> Records:

@@ -84,8 +84,48 @@ _TEXT_DEFAULTS: Final = {"session": "", "user": "", "kind": "user", "outcome": "
 _ROWS_AT_A_TIME: Final = 512
 
 
+_RARE: Final = (
+    "turn",
+    "priority",
+    "cancelled_at_ns",
+    "thinking_tokens",
+    "written_5m_tokens",
+    "written_1h_tokens",
+    "stored_token_s",
+    "visible_at_ns",
+    "attempts",
+    "preemptions",
+    "warm_row",
+    "residual_warm_ns",
+    "cold_ns",
+    "session",
+    "user",
+    "kind",
+)
+"""Columns that most runs leave at their defaults: they take memory from the first row on that does not."""
+
+
+class _RareColumn:
+    """A column that reads as its default up to the last row that was given a value, and costs nothing behind it."""
+
+    __slots__ = ("default", "values")
+
+    def __init__(self, default: Any) -> None:
+        self.default = default
+        self.values: Any = array("q") if isinstance(default, int) else []
+
+    def __getitem__(self, row: int) -> Any:
+        return self.values[row] if row < len(self.values) else self.default
+
+    def __setitem__(self, row: int, value: Any) -> None:
+        missing = row + 1 - len(self.values)
+        if missing > 0:
+            self.values.extend([self.default] * missing)
+        self.values[row] = value
+
+
 class RecordsBuilder:
-    """Grows records row by row: ``row()`` opens one with defaults, ``builder.column[row] = value`` fills it.
+    """Grows records row by row: ``row()`` opens one with defaults, ``builder.column[row] = value`` fills it, ``freeze()`` ends it.
 
     ``tiers`` names the memory below the GPU's; ``tier_hit_tokens`` are its columns in that order.
 
@@ -99,19 +139,21 @@ class RecordsBuilder:
         self.rows = 0
         self._room = 0  # rows that the columns have room for
         self._defaults: list[tuple[Any, Any]] = []
+        for name in _RARE:
+            setattr(self, name, _RareColumn(_DEFAULTS[name] if name in _DEFAULTS else _TEXT_DEFAULTS[name]))
         for name in INTEGER_COLUMNS:
-            column = array("q")
-            setattr(self, name, column)
-            self._defaults.append((column, array("q", [_DEFAULTS[name]]) * _ROWS_AT_A_TIME))
+            if name not in _RARE:
+                column = array("q")
+                setattr(self, name, column)
+                self._defaults.append((column, array("q", [_DEFAULTS[name]]) * _ROWS_AT_A_TIME))
         self._tiers = tuple(tiers)
         self.tier_hit_tokens = tuple(array("q") for _ in tiers)
         self.load_wait_ns: array[int] | None = array("q") if tiers else None
         self.tier_faults: array[int] | None = array("q") if tiers else None
         for column in self._tier_columns().values():
             self._defaults.append((column, array("q", [0]) * _ROWS_AT_A_TIME))
-        for name in TEXT_COLUMNS:
-            setattr(self, name, [])
-            self._defaults.append((getattr(self, name), [_TEXT_DEFAULTS[name]] * _ROWS_AT_A_TIME))
+        self.outcome: list[str] = []
+        self._defaults.append((self.outcome, [_TEXT_DEFAULTS["outcome"]] * _ROWS_AT_A_TIME))
 
     if TYPE_CHECKING:  # the slots above are set in __init__ by name
 
@@ -140,15 +182,26 @@ class RecordsBuilder:
         return row
 
     def freeze(self) -> Records:
-        """The rows so far as read-only columns.
+        """The rows as read-only columns: the builder's own memory where it can be, so nothing may be written afterwards.
 
         >>> len(RecordsBuilder().freeze())
         0
         """
-        integers = {name: np.array(getattr(self, name)[: self.rows], dtype=np.int64) for name in INTEGER_COLUMNS}
-        integers |= {name: np.array(column[: self.rows], dtype=np.int64) for name, column in self._tier_columns().items()}
-        texts = {name: np.array(getattr(self, name)[: self.rows], dtype=object) for name in TEXT_COLUMNS}
-        return Records({**texts, **integers})
+        columns = {name: getattr(self, name) for name in (*TEXT_COLUMNS, *INTEGER_COLUMNS)} | self._tier_columns()
+        return Records({name: self._frozen(column) for name, column in columns.items()})
+
+    def _frozen(self, column: Any) -> NDArray[Any]:
+        rows = self.rows
+        if isinstance(column, _RareColumn):
+            if not column.values:
+                kind = np.int64 if isinstance(column.default, int) else object
+                return np.broadcast_to(np.array(column.default, dtype=kind), (rows,))
+            if rows:
+                column[rows - 1] = column[rows - 1]
+            column = column.values
+        if not isinstance(column, array):
+            return np.array(column[:rows], dtype=object)
+        return np.frombuffer(column, dtype=np.int64, count=rows) if rows else np.empty(0, dtype=np.int64)
 
     def _tier_columns(self) -> dict[str, array[int]]:
         if self.load_wait_ns is None or self.tier_faults is None:

@@ -228,6 +228,15 @@ def test_a_saved_result_reads_back_and_replaces_the_one_before(tmp_path):
     assert json.loads((folder / "summary.json").read_text()) == document([summarise([result])])
 
 
+def test_records_written_in_parts_are_the_records(tmp_path, monkeypatch):
+    monkeypatch.setattr("simcache.record_files._ROWS_AT_A_TIME", 3)
+    records = drawn_result(1).records
+    assert len(records) > 7
+    for ending in ("csv", "parquet"):
+        save_records(records, tmp_path / f"records.{ending}")
+        assert load_records(tmp_path / f"records.{ending}") == records
+
+
 def test_a_saved_scenario_is_the_scenario(tmp_path):
     from simcache.scenario_file import load_scenarios
 
@@ -242,7 +251,7 @@ def test_a_save_that_fails_leaves_what_was_there(tmp_path, monkeypatch):
     def full_disk(*_args, **_kwargs):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr("pyarrow.csv.write_csv", full_disk)
+    monkeypatch.setattr("pyarrow.csv.CSVWriter", full_disk)
     with pytest.raises(InputError, match="cannot be written: No space left on device"):
         drawn_result(2).save(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before
