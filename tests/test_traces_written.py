@@ -295,3 +295,16 @@ def test_convert_in_place_and_from_bad_input(tmp_path: Path) -> None:
         convert(str(path), str(tmp_path / "new"), "--from", "mooncake", "--to", "simcache")
     assert [each.name for each in tmp_path.iterdir()] == ["t"]
     assert convert(str(path), str(path), "--to", "no-such-format")[0] == 2
+
+
+def test_outputs_are_lost_only_where_a_later_request_contains_one(tmp_path: Path) -> None:
+    ask = Request(0.0, (Segment("doc", 512),), Segment("a", 20))
+    alone = [ask, Request(1.0, (Segment("doc", 512),), Segment("b", 20))]
+    turns = [ask, Request(1.0, (*ask.prompt, ask.output), Segment("b", 20))]
+    again = [ask, ask]
+    for format in ("mooncake", "lmcache", "claude-code", "azure"):
+        lost = [
+            any("content of outputs" in each for each in write_trace(requests, tmp_path / f"{format}{i}", format))
+            for i, requests in enumerate((alone, turns, again))
+        ]
+        assert lost == [False, True, True], format

@@ -6,7 +6,7 @@ import gzip
 import io
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -45,7 +45,7 @@ def write_trace(requests: Iterable[Request], path: str | Path, format: str) -> l
     >>> import tempfile
     >>> p = Path(tempfile.mkdtemp()) / "t.csv"
     >>> write_trace([Request(0.0, (Segment("doc", 300),), Segment("a", 20))], p, "azure")
-    ['content: every prompt becomes its own, nothing is shared', 'content of outputs: later prompts no longer contain them']
+    ['content: every prompt becomes its own, nothing is shared']
     """
     if format not in _WRITERS:
         raise UnknownNameError("format", format, _WRITERS)
@@ -58,13 +58,18 @@ def write_trace(requests: Iterable[Request], path: str | Path, format: str) -> l
 
 
 class _Checked(Iterator[Request]):
-    """Requests on their way to a file, checked against what the readers accept; counts fields that differ from their default."""
+    """Requests on their way to a file, checked against what the readers accept; counts fields that differ from their default.
+
+    ``answers_return``: some request contains, or generates again, what an earlier one generated.
+    """
 
     def __init__(self, requests: Iterable[Request]) -> None:
         self.requests = iter(requests)
         self.rows = 0
         self.last_s = 0.0
         self.set_fields: Counter[str] = Counter()
+        self.answers_return = False
+        self._answers: set[Hashable] = set()
 
     def __next__(self) -> Request:
         request = next(self.requests)
@@ -79,6 +84,11 @@ class _Checked(Iterator[Request]):
             raise UnknownNameError(f"{where}.kind", request.kind, KINDS)
         self.last_s = at_s
         self.rows += 1
+        if not self.answers_return:
+            known, answer = self._answers, request.output
+            self.answers_return = answer.key in known or any(key in known for key, _ in request.prompt)
+            if answer.tokens:
+                known.add(answer.key)
         for name, default in _DEFAULTS.items():
             if getattr(request, name) != default:
                 self.set_fields[name] += 1
@@ -141,7 +151,8 @@ def _write_segments(requests: _Checked, file: TextIO) -> list[str]:
     return lost + ([f"kind keepalive of {keepalives:,} requests (they become turns)"] if keepalives else [])
 
 
-_OUTPUTS_LOST: Final = "content of outputs: later prompts no longer contain them"
+def _outputs_lost(requests: _Checked) -> list[str]:
+    return ["content of outputs: later requests no longer contain them"] if requests.answers_return else []
 
 
 class _Rounded:
@@ -163,7 +174,7 @@ def _blocks_lost(block_tokens: int, requests: _Checked, *kept: str) -> list[str]
     shared = f"what prompts share inside a block: kept are whole blocks of {block_tokens} tokens"
     lost = requests.lost_fields("salt", "organisation", *kept)
     spaces = [f"names of {name}s (their content keeps apart)" for name in ("salt", "organisation") if requests.set_fields[name]]
-    return [shared, _OUTPUTS_LOST, *lost, *spaces]
+    return [shared, *_outputs_lost(requests), *lost, *spaces]
 
 
 def _namespace(request: Request) -> str | None:
@@ -216,7 +227,10 @@ def _write_azure(requests: _Checked, file: TextIO) -> list[str]:
         file.write(f"{instant}.{whole % 10**7:07d},{prompt_tokens(r.prompt)},{r.output.tokens}\n")
     shift = ["time before the first request (instants count from it)"] if first else []
     return (
-        shift + ticks.lost() + ["content: every prompt becomes its own, nothing is shared", _OUTPUTS_LOST] + requests.lost_fields()
+        shift
+        + ticks.lost()
+        + ["content: every prompt becomes its own, nothing is shared", *_outputs_lost(requests)]
+        + requests.lost_fields()
     )
 
 
