@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -57,6 +56,8 @@ class UnknownNameError(InputError):
     def __init__(
         self, name: str, value: object, known: Iterable[str], path: str | Path | None = None, line: int | None = None
     ) -> None:
+        import difflib  # here: only a misspelt name needs it
+
         names = sorted(known)
         near = difflib.get_close_matches(str(value), names, n=3, cutoff=0.5)
         listed = ", ".join(names) if len(names) <= 24 else ", ".join(names[:24]) + f", ... ({len(names)} in all)"

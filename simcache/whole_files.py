@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import secrets
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -25,7 +24,7 @@ def whole_file(path: str | Path, *, name: str = "path", way_out: str = "", make_
     ('all of it', ['page.txt'])
     """
     target = Path(os.path.realpath(path))
-    partial = target.with_name(f".{target.name[:40]}.{secrets.token_hex(4)}.part")
+    partial = target.with_name(f".{target.name[:40]}.{os.urandom(4).hex()}.part")
     try:
         if target.exists() and not stat.S_ISREG(target.stat().st_mode):
             raise InputError(name, str(path), "cannot be written: it is no regular file")

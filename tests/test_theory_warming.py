@@ -179,7 +179,7 @@ def test_the_command_takes_under_a_tenth_of_a_second(provider, tmp_path):
 
 
 def test_the_command_loads_neither_numbers_nor_prices():
-    heavy = ("numpy", "scipy", "genai_prices", "rich", "simpy", "simcache.latency.model")
+    heavy = ("numpy", "scipy", "genai_prices", "rich", "simpy", "simcache.latency.model", "shutil", "random", "hashlib", "difflib")
     words = ["theory", "breakeven", "--provider", "openai", "--context", "20000"]
     run = f"from simcache.cli import main; main({words!r}, standalone_mode=False)"
     code = f"{run}; import sys; print([m for m in {heavy!r} if m in sys.modules])"
