@@ -23,6 +23,7 @@ from simcache.decision.verdict import Asked, Decision
 from simcache.decision.words import answer, assumptions
 from simcache.errors import InputError, UnknownNameError
 from simcache.logs import UsageLog, UsageRow, write_usage
+from simcache.messages.reader import read_messages
 from simcache.prompt import prompt_tokens
 from simcache.workload.distributions import LogNormal
 from tests.usage_log_synthetic import SINCE_S, rows_of, scenario
@@ -335,6 +336,71 @@ def test_intervals_cover_and_narrow_with_more_conversations():
 def _blank(log: Reconstruction) -> dict[str, object]:
     none = np.full((1, log.requests), np.nan)
     return {"ttft_s": none, "hit_tokens": none, "warm_ups": 0.0, "warm_usd": 0.0}
+
+
+# -- message logs -------------------------------------------------------------------------------------------------------------
+
+
+def messages(path, *, dated: bool, counted: bool = False):
+    """Conversations over a day at a Claude model, the system prompt marked, headed by the time of day where ``dated``."""
+    rng = np.random.default_rng(1)
+    rules = "\n".join(f"Rule {i}: answer politely, check the number, promise nothing by SECRETrule." for i in range(110))
+    rows = []
+    for session in range(24):
+        at_s, said = SINCE_S + rng.uniform(0, 86_400), []
+        for _ in range(4):
+            said.append({"role": "user", "content": f"Where is parcel SECRET{rng.integers(10**6)}, please? It should be here."})
+            head = f"Time: 2026-09-21T10:{int(at_s) // 60 % 60:02}:{int(at_s) % 60:02}Z\n" if dated else ""
+            system = [{"type": "text", "text": head + rules, "cache_control": {"type": "ephemeral"}}]
+            body = {"model": "claude-sonnet-4-5", "max_tokens": 99, "system": system, "messages": list(said)}
+            row = {"started_at_s": at_s, "session": f"SECRETs{session}", "request": body}
+            if counted:
+                row["usage"] = {
+                    "input_tokens": 60,
+                    "cache_read_input_tokens": 0,
+                    "cache_creation_input_tokens": 3_000,
+                    "output_tokens": 60,
+                }
+            rows.append(row)
+            said.append({"role": "assistant", "content": "It is on its way and will be there tomorrow. " * 5})
+            at_s += float(rng.lognormal(5.0, 1.0))
+    rows.sort(key=lambda row: row["started_at_s"])
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return path
+
+
+def test_a_message_log_says_what_to_move(tmp_path, monkeypatch):
+    monkeypatch.setattr("simcache.decision.deciding.SIMULATED_REQUESTS", FEW)
+    log, figure = messages(tmp_path / "m.jsonl", dated=True), tmp_path / "f.svg"
+    told = CliRunner().invoke(main, ["decide", str(log), "--provider", "anthropic", "--figure", str(figure)])
+    assert told.exit_code == 0, told.output
+    words = " ".join(told.output.split())
+    assert "Yes. Saves $" in words
+    assert "the proposed layout" in words
+    assert "moves timestamp at system[0]" in words
+    assert "== breakpoint, " in told.output
+    assert "no usage counts to hold it against" in words
+    assert "SECRET" not in told.output + figure.read_text()
+    found = CliRunner().invoke(main, ["decide", str(log), "--provider", "anthropic", "--json"])
+    assert json.loads(found.stdout)["configuration"]["layout"]["breakpoints"]
+    assert "SECRET" not in found.stdout
+    refused = CliRunner().invoke(main, ["decide", str(log)])
+    assert refused.exit_code == 2
+    assert "--provider" in refused.output
+
+
+def test_a_clean_message_log_keeps_its_layout(tmp_path):
+    found = decide(read_messages(messages(tmp_path / "m.jsonl", dated=False)), Asked(provider="anthropic"), simulated_requests=FEW)
+    assert found.best is None or "the proposed layout" not in found.best.alternative.changes
+    assert found.today.hit_ratio > 0.3
+
+
+def test_usage_counts_in_a_message_log_are_held_against_the_simulation(tmp_path):
+    """Every request wrote its system prompt anew although nothing in it changed: the rules say otherwise."""
+    log = read_messages(messages(tmp_path / "m.jsonl", dated=False, counted=True))
+    found = decide(log, Asked(provider="anthropic"), simulated_requests=FEW)
+    assert not found.reproduction.holds
+    assert found.word == "cannot tell"
 
 
 # -- what is printed ----------------------------------------------------------------------------------------------------------

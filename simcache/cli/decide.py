@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 @click.option("--psend", "p_send", type=float, default=1.0, show_default=True, help="Share of begun questions that are sent.")
 @click.option("--reuse", type=float, help="Share of prompts that begin with the one before, where the log cannot show it.")
 @click.option("--profile", metavar="NAME | FILE.toml", help="Latency where the log has none.  [default: openai-figure]")
+@click.option("--tokenizer", metavar="FILE.json", help="Counts a message log's texts.  [default: an estimate per script]")
 @click.option("--figure", type=click.Path(dir_okay=False, path_type=Path), help="Draw the alternatives: .png, .svg or .pdf.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON document.")
 def command(
@@ -38,10 +39,11 @@ def command(
     p_send: float,
     reuse: float | None,
     profile: str | None,
+    tokenizer: str | None,
     figure: Path | None,
     as_json: bool,
 ) -> None:
-    """Decide about caching and warming from the usage log LOG (JSONL, see docs/decide.md).
+    """Decide about caching and warming from LOG: a usage log or a message log (JSONL, see docs/decide.md).
 
     Fits latency from the log, prices it, and simulates on its own arrivals: caching off and on, other lifetimes, pings, markers,
     warming while people type, other providers. Says yes, no, it depends or cannot tell, with 95 % intervals, and what to paste.
@@ -50,6 +52,7 @@ def command(
     from ..decision.document import document
     from ..decision.verdict import Asked
     from ..logs import read_usage
+    from ..messages.reader import holds_messages, read_messages
     from .progress import runs_bar
 
     asked = Asked(
@@ -63,10 +66,11 @@ def command(
         p_send=p_send,
         reuse=reuse,
         also=also,
+        tokenizer=tokenizer,
     )
-    usage = read_usage(log)
+    read = read_messages(log) if holds_messages(log) else read_usage(log)
     with runs_bar() as progress:
-        found = decide(usage, asked, progress=progress)
+        found = decide(read, asked, progress=progress)
     if figure is not None and found.rows:
         from ..report.decision_figures import save_decision
 
@@ -84,8 +88,9 @@ def _print(found: Decision, figure: Path | None) -> None:
 
     print_answer(answer(found))
     if found.rows:
-        word = "reproduces" if found.reproduction is not None and found.reproduction.holds else "DOES NOT reproduce"
-        print_lines(f"Today's configuration, simulated, {word} the log: {reproduction(found)}.")
+        checked = found.reproduction
+        word = "reproduces the log" if checked is not None and checked.holds else "DOES NOT reproduce the log"
+        print_lines(f"Today's configuration, simulated, {'is not checked' if checked is None else word}: {reproduction(found)}.")
         click.echo()
     of = f" of {found.conversations:,} sessions" if found.conversations else ""
     print_lines(f"{found.provider} {found.model}: {found.requests:,} requests{of} in {span(found.span_s)}")
@@ -94,7 +99,10 @@ def _print(found: Decision, figure: Path | None) -> None:
     what = settings(found)
     if what:
         click.echo("\nTo paste:")
-        click.echo(json.dumps(what["request"], indent=2))
+        layout = what.get("layout")
+        click.echo("\n".join(layout["diff"]) if layout else json.dumps(what["request"], indent=2))
+        for each in layout["breakpoints"] if layout else ():
+            print_lines(f"{json.dumps(each['set'])} behind {each['behind']}: {each['why']}")
         for line in what["say"]:
             print_lines(line)
         click.echo()

@@ -25,6 +25,7 @@ Kind = Literal["today", "caching", "layout", "warming", "provider", "reference"]
 PING_SHARE: Final = 0.8
 """Pings keep this share of a lifetime between them: late timers and slow answers fit into the rest."""
 MOST_PINGS: Final = 12
+PROPOSED: Final = "the proposed layout"
 _SAID_AGAIN: Final = "if what was said before is sent again unchanged, which growing prompts suggest and no count shows"
 _MENDED: Final = "if what varies in its prompts can be moved to their end"
 NEVER_RETURNS_S: Final = 1e9
@@ -102,16 +103,16 @@ def caching_alternatives(
     if log.caching:
         off = _but(base, backend__prefix_caching=False)
         yield Alternative(name="caching off", kind="caching", scenario=off, changes=("caching off",), chosen=rules.bills_writes)
-    move = log.marked and (not log.caching or not wholly_marked)
-    marks = [base.arrivals] + ([replace(base.arrivals, marks="before the question")] if move else [])
-    if not log.caching:
-        marks = marks[-1:]
-    for arrivals, ttl, pings in product(marks, rules.lifetime_s, (False, True)):
-        changes = []
-        if not log.caching:
-            changes.append("caching on")
-        elif arrivals is not base.arrivals:
-            changes.append("a marker before each question")
+    variants = [(base.arrivals, "", "")] if log.caching else []
+    vouched = bool(log.layouts) or base.arrivals.reuse is not None
+    if log.marked and not (log.caching and (wholly_marked or log.layouts)):
+        moved = replace(base.arrivals, marks="before the question")
+        variants.append((moved, "a marker before each question" if log.caching else "", "" if vouched else _SAID_AGAIN))
+    if log.layouts and log.layouts["mended"] != log.layouts["logged"]:
+        variants.append((replace(base.arrivals, mended=True), PROPOSED, ""))
+    for (arrivals, moves, provided), ttl, pings in product(variants, rules.lifetime_s, (False, True)):
+        changes = [] if log.caching else ["caching on"]
+        changes += [moves] if moves else []
         if ttl != log.ttl or not log.caching:
             changes.append(f"{lifetime(ttl)} lifetime")
         policy: WarmingPolicy = NoWarming()
@@ -128,7 +129,7 @@ def caching_alternatives(
                 kind="caching",
                 scenario=scenario,
                 changes=tuple(changes),
-                provided="" if arrivals is base.arrivals else _SAID_AGAIN,
+                provided=provided,
             )
     for other in _longer_kept(rules):
         scenario = _but(base, backend__rules=other.name, backend__cache_ttl=None, backend__prefix_caching=True)

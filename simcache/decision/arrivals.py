@@ -147,6 +147,28 @@ class _Prompts:
         return sorted(left, key=lambda each: each[0])
 
     def _turn(self, index: int, logged: LoggedTurn) -> tuple[Turn, float]:
+        turn = self._rebuilt(index, logged) if not self._asked.log.layouts else self._laid(index, logged)
+        return turn, max(LEAD_S + logged.at_s - turn.typing.end_at_s, 0.0)
+
+    def _laid(self, index: int, logged: LoggedTurn) -> Turn:
+        """A turn whose prompt is known: what changed with it is typed or pasted."""
+        laid = self._asked.log.layouts["mended" if self._asked.mended else "logged"][logged.row]
+        typing = self._typing(index, logged, max(prompt_tokens(laid.prompt[laid.known :]), 1))
+        return Turn(
+            session=self._name,
+            index=index,
+            typing=typing,
+            shared=laid.prompt[: laid.known],
+            asked=laid.prompt[laid.known :],
+            output=Segment(f"{self._name}/t{index}/answer", logged.output_tokens - logged.thinking_tokens),
+            question_joins=False,
+            answer_joins=False,
+            thinking_tokens=logged.thinking_tokens,
+            typed=typing.end_at_s > 0,
+            breakpoints=None if self._asked.marks == "before the question" else laid.breakpoints,
+        )
+
+    def _rebuilt(self, index: int, logged: LoggedTurn) -> Turn:
         kept = min(self._kept(index, logged), logged.prompt_tokens - 1)
         shared = _cut(self._before, kept) if index else self._trunk_segments(logged.prompt_tokens - 1)
         new = logged.prompt_tokens - prompt_tokens(shared)
@@ -178,7 +200,7 @@ class _Prompts:
             trunk = sum(_is_trunk(segment) for segment in shared)
             turn = replace(turn, breakpoints=tuple(dict.fromkeys((*range(1, trunk + 1), _segments_up_to(prompt, marked)))))
         self._before = (*prompt, *((turn.output,) if turn.output.tokens else ()))
-        return turn, max(LEAD_S + logged.at_s - typing.end_at_s, 0.0)
+        return turn
 
     def _kept(self, index: int, logged: LoggedTurn) -> int:
         if not index:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 from ..cache.rules import ONE_HOUR, ProviderRules
 from ..logs import UsageRow
+from ..prompt import Prompt
 
 ENOUGH: Final = 5
 """Follow-ups within the lifetime that are needed to say how often a prompt begins with the one before."""
@@ -77,11 +78,22 @@ class Reuse:
         return self.whole / self.in_time if self.in_time else None
 
 
+class Laid(NamedTuple):
+    """One prompt of a layout: its segments, breakpoints (None: none are the client's), and how many segments are ``known`` before
+    its question is begun."""
+
+    prompt: Prompt
+    breakpoints: tuple[int, ...] | None
+    known: int
+
+
 @dataclass(frozen=True, kw_only=True)
 class Reconstruction:
     """A log as conversations, what it shows of their prefixes, and how caching was set: ``caching`` False is never used.
 
     ``marked``: the provider stores up to the client's markers, so where these stand matters. ``sessions``: whether any row has one.
+    ``layouts``: of a message log, every row's prompt as it was ("logged") and as is proposed ("mended").
+    ``counted``: the rows hold the provider's own counts.
     ``mixed_ttl_share``: tokens written for another lifetime than ``ttl``. ``seconds_per_output_token`` dates the ends of answers
     that the log does not tell.
     """
@@ -93,6 +105,8 @@ class Reconstruction:
     mixed_ttl_share: float = 0.0
     marked: bool = True
     sessions: bool = True
+    counted: bool = True
+    layouts: Mapping[str, tuple[Laid, ...]] = field(default_factory=dict, repr=False)
     rows: tuple[UsageRow, ...] = field(default=(), repr=False)
 
     @property

@@ -18,6 +18,8 @@ from ..experiment.comparison import LEAST_REQUESTS, LiveTest
 from ..latency import HostedProfile
 from ..latency.prediction import draw_profiles
 from ..logs import UsageLog
+from ..messages.parts import MessageLog
+from ..messages.tokens import count_tokens
 from ..scenario import HostedApi
 from ..workload.typist import DESKTOP, MOBILE
 from . import alternatives as other
@@ -35,8 +37,9 @@ from .logged import (
     usable_rows,
     what_is_missing,
 )
+from .message_logs import advice_on, chosen_requests, named, reconstruct_messages, usage_rows
 from .outcomes import MONTH_S, Chance, Outcome, logged_records, run_outcomes
-from .verdict import Asked, Decision, Reproduction, Row, Warming, Word
+from .verdict import LEAST_SAVING, Asked, Decision, Reproduction, Row, Warming, Word
 
 SIMULATED_REQUESTS: Final = 60_000
 """How many requests all scenarios together simulate about: the longer the log the fewer replicates, at least one."""
@@ -46,13 +49,12 @@ _POWER: Final = 0.8
 _UNMARKED: Final = 0.05  # of what conversations repeat; with less of it outside the markers nothing is gained by moving them
 _MENDED: Final = 0.95  # of follow-ups that hit all that they could; with fewer the layout is worth a look
 _SEEMS: Final = 0.05  # a saving of this share that chance could have made asks for a longer log
-_HOPELESS: Final = 0.25  # a simulation that misses the log by more than this says nothing
 
 Progress = Callable[[int, int], None]
 
 
 def decide(
-    log: UsageLog,
+    log: UsageLog | MessageLog,
     asked: Asked | None = None,
     *,
     progress: Progress | None = None,
@@ -60,15 +62,22 @@ def decide(
 ) -> Decision:
     """What to change about caching and warming for the traffic of ``log``, in dollars a month and seconds, with intervals.
 
-    ``progress`` is told how many scenarios of how many have run; ``simulated_requests``: how much work (None: the usual). Errors: a
-    provider or model that is not in the log, or has no rules or prices. A log that is too short or has no instants is no error:
-    the word is "cannot tell", and ``missing`` says why.
+    ``log`` is of usage counts or of messages. ``progress`` is told how many scenarios of how many have run;
+    ``simulated_requests``: how much work (None: the usual). Errors: a provider or model that is not in the log, or has no rules or
+    prices; a message log without a provider. A log that is too short or has no instants is no error: the word is "cannot tell", and
+    ``missing`` says why.
 
     >>> from ..logs import UsageRow
     >>> decide(UsageLog((UsageRow(provider="anthropic", model="claude-sonnet-4-5", prompt_tokens=9_000),))).word
     'cannot tell'
     """
     asked = asked or Asked()
+    messages = log if isinstance(log, MessageLog) else None
+    if messages is not None:
+        messages = named(messages, asked.model)
+        counts = count_tokens(messages, asked.tokenizer)
+        log = UsageLog(usage_rows(messages, asked.provider, counts), messages.notes)
+    assert isinstance(log, UsageLog)
     provider = chosen_provider(log.rows, asked.provider)
     own = [row for row in log.rows if same_provider(row.provider, provider)]
     model = chosen_model(own, asked.model)
@@ -89,12 +98,19 @@ def decide(
         notes=log.notes,
     )
     prices_at, prices = prices_of(rules, model, rows)
-    missing = what_is_missing(rows, own, model, span_s)
+    missing = what_is_missing(rows, own, model, span_s, texts=messages is not None)
     known = replace(known, prices=f"{prices.tariff.source} ({prices.tariff.as_of})", missing=tuple(missing))
     if len(rows) < FEWEST_REQUESTS or not span_s:
         return known
     profile, fitted, why = latency_of(rows, asked)
-    rebuilt = reconstruct(rows, rules, seconds_per_output_token=profile.seconds_per_output_token)
+    pace_s = profile.seconds_per_output_token
+    if messages is None:
+        rebuilt = reconstruct(rows, rules, seconds_per_output_token=pace_s)
+    else:
+        advice = advice_on(chosen_requests(messages, log.rows, kept), provider, model, asked.rules, counts)
+        known = replace(known, advice=advice, notes=tuple(dict.fromkeys([*known.notes, f"tokens: {counts.source}"])))
+        rebuilt = reconstruct_messages(advice, rows, rules, seconds_per_output_token=pace_s)
+    known = replace(known, conversations=len(rebuilt.conversations) if rebuilt.sessions else 0)
     api = HostedApi(provider=provider, model=model, profile=profile, rules=asked.rules, prices_at=prices_at)
     return _Study(known, rebuilt, api, rules, prices, fitted, why, progress, simulated_requests or SIMULATED_REQUESTS).decision()
 
@@ -160,7 +176,7 @@ class _Study:
         self._simulate(warmed)
         triggers = tuple(found for each in warmed if (found := self._warming(each, base)) is not None)
         rows += [each.row for each in triggers]
-        reproduction = self._reproduction(rows[0])
+        reproduction = self._reproduction(rows[0]) if log.counted else None
         return replace(
             self._known,
             word=_word(rows, best, possible, reproduction, self._chance),
@@ -223,15 +239,15 @@ class _Study:
         )
 
     def _cheapest(self, rows: Sequence[Row]) -> Row | None:
-        """The one with the fewest changes among those that chance cannot tell from the cheapest."""
+        """The one with the fewest changes among those that cost what the cheapest does, but for chance or what is not worth one."""
         if not rows:
             return None
         first = min(rows, key=lambda row: row.usd_a_month.mean)
-        against = self._outcome(first.alternative)
+        against, worth = self._outcome(first.alternative), LEAST_SAVING * self._chance.usd_a_month(self._outcome(self._today)).mean
         equal = []
         for row in rows:
             more = self._chance.usd_a_month(self._outcome(row.alternative), against)
-            if row is first or more.low is None or more.low <= 0:
+            if row is first or more.low is None or more.low <= 0 or more.mean < worth:
                 equal.append(row)
         return min(equal, key=lambda row: (row.alternative.effort, row.usd_a_month.mean))
 
@@ -325,16 +341,17 @@ def best_trigger(triggers: Sequence[Warming]) -> Warming | None:
     return min(helping, key=lambda each: each.p95_change_s.mean if each.p95_change_s else 0.0, default=None)
 
 
-def _word(rows: Sequence[Row], best: Row | None, possible: Row | None, reproduction: Reproduction, chance: Chance) -> Word:
-    if chance.units < 2 or max(abs(reproduction.usd or 0.0), abs(reproduction.cached)) > _HOPELESS:
+def _word(rows: Sequence[Row], best: Row | None, possible: Row | None, reproduction: Reproduction | None, chance: Chance) -> Word:
+    holds = reproduction is None or reproduction.holds
+    if chance.units < 2 or (reproduction is not None and reproduction.hopeless):
         return "cannot tell"
     if best is not None:
-        return "yes" if reproduction.holds else "it depends"
+        return "yes" if holds else "it depends"
     if possible is not None:
         return "it depends"
     caching = [row for row in rows if row.alternative.kind == "caching" and row.alternative.chosen]
     seeming = [row for row in caching if row.change_share.mean < -_SEEMS and not row.saves]
-    return "cannot tell" if seeming or not reproduction.holds else "no"
+    return "cannot tell" if seeming or not holds else "no"
 
 
 def _wholly_marked(log: Reconstruction) -> bool:

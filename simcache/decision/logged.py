@@ -97,7 +97,9 @@ def span_of(rows: Sequence[UsageRow]) -> float:
     return (last - first) * len(rows) / (len(rows) - 1)
 
 
-def what_is_missing(rows: Sequence[UsageRow], own: Sequence[UsageRow], model: str, span_s: float) -> list[str]:
+def what_is_missing(
+    rows: Sequence[UsageRow], own: Sequence[UsageRow], model: str, span_s: float, *, texts: bool = False
+) -> list[str]:
     """What the log lacks, each with what it costs."""
     said = []
     untimed = sum(row.started_at_s is None for row in own if row.model == model)
@@ -107,7 +109,7 @@ def what_is_missing(rows: Sequence[UsageRow], own: Sequence[UsageRow], model: st
         said.append(f"requests: {len(rows)} show no pattern, {FEWEST_REQUESTS} are the least, some hundred conversations are good")
     elif not span_s:
         said.append("time: all requests came at one instant")
-    if rows and all(row.session is None for row in rows):
+    if rows and not texts and all(row.session is None for row in rows):
         said.append("session of each request: without it each stands alone, and only prefixes that all share can be judged")
     if rows and all(row.ttft_s is None for row in rows):
         said.append("ttft_s of each request: without it the seconds are those of a profile, not yours")

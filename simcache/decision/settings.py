@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Any, Final
 
+from ..advice.outline import configuration, layout_diff
 from ..cache.rules import ONE_HOUR, ProviderRules
 from ..warming.keep_alive import KeepAlive
 from ..warming.limits import Together
-from .alternatives import Alternative
+from .alternatives import PROPOSED, Alternative
 from .deciding import best_trigger
 from .verdict import Decision
 
@@ -35,6 +36,9 @@ def settings(decision: Decision) -> Json:
     rules = decision.rules
     found: Json = {"request": _request(rules, chosen, decision.model), "say": []}
     found["say"].append(_markers_in_words(rules, chosen))
+    if decision.advice is not None and PROPOSED in chosen.changes:
+        found["layout"] = {"diff": layout_diff(decision.advice), **configuration(decision.advice)}
+        found["layout"]["ttl"] = chosen.api.cache_ttl or rules.default_ttl
     pings = _pings(chosen)
     if pings is not None:
         found["pings"] = {"interval_s": pings.interval_s, "most": pings.most_pings}
@@ -98,7 +102,7 @@ def _markers_in_words(rules: ProviderRules, chosen: Alternative) -> str:
     if not chosen.api.prefix_caching:
         return "Send no markers: what is written is read too seldom."
     if rules.matching == "exact at breakpoints" and not rules.automatic_marker:
-        where = "Markers stay where they are"
+        where = "Markers as above" if PROPOSED in chosen.changes else "Markers stay where they are"
         if chosen.arrivals.marks == "before the question":
             where = "Markers: one behind what all conversations share, one before the question"
         return f"{where}; lifetime {ttl}."

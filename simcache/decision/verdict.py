@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
+from ..advice.advisor import Advice
 from ..cache.rules import ProviderRules
 from ..experiment.comparison import LiveTest
 from ..latency import HostedProfile
@@ -21,6 +22,8 @@ BOUND: Final = 0.05
 """Dollars, and cached tokens over prompt tokens, within which the simulation of today reproduces the log."""
 TTFT_BOUND: Final = 0.15
 """The same for the median TTFT."""
+HOPELESS: Final = 0.25
+"""A simulation that misses the log by more than this says nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,7 +32,7 @@ class Asked:
 
     ``profile``: whose seconds, where the log has none. ``device`` None: desktops, and phones where warming helps. ``reuse``: the
     share of prompts that begin with the one before, where the log does not show it (None: all of them, and the answer depends).
-    ``also``: PROVIDER/MODEL to compare with.
+    ``also``: PROVIDER/MODEL to compare with. ``tokenizer``: a tokenizer.json that counts a message log's texts (None: an estimate).
     """
 
     provider: str | None = None
@@ -42,6 +45,7 @@ class Asked:
     p_send: float = 1.0
     reuse: float | None = None
     also: tuple[str, ...] = ()
+    tokenizer: str | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,6 +106,11 @@ class Reproduction:
         told = [(self.usd, BOUND), (self.cached, BOUND), (self.ttft_p50, TTFT_BOUND)]
         return all(value is None or abs(value) <= bound for value, bound in told)
 
+    @property
+    def hopeless(self) -> bool:
+        """Whether the log is missed by so much that nothing follows."""
+        return max(abs(self.usd or 0.0), abs(self.cached)) > HOPELESS
+
 
 @dataclass(frozen=True, kw_only=True)
 class Decision:
@@ -119,6 +128,7 @@ class Decision:
     span_s: float
     asked: Asked
     rules: ProviderRules | None = None
+    advice: Advice | None = field(default=None, repr=False)
     log: Reconstruction | None = field(default=None, repr=False)
     rows: tuple[Row, ...] = ()
     best: Row | None = None

@@ -6,12 +6,14 @@ from collections.abc import Iterator
 
 from .. import units
 from ..stats import Estimate
+from .alternatives import PROPOSED
 from .arrivals import NOBODY_TYPES_WITHIN_S
 from .deciding import best_trigger
 from .outcomes import MONTH_S
 from .verdict import Decision, Row, Warming
 
 _DAY_S = 86_400.0
+_MOST_MOVES = 3
 
 
 def answer(decision: Decision) -> str:
@@ -40,12 +42,22 @@ def _verdict(decision: Decision) -> str:
     if decision.word == "yes":
         assert best is not None
         more = "" if possible is None else f" More may be had: {_if(decision, possible)}."
-        return f"Yes. {_saving(best)}: {best.alternative.name}.{more}"
+        return f"Yes. {_saving(best)}: {best.alternative.name}{_moves(decision, best)}.{more}"
     if best is not None:
         assert decision.reproduction is not None
         return f"It depends: {_saving(best, 'would save')} with {best.alternative.name}, but {_misses(decision)}."
     assert possible is not None
     return f"It depends: {_if(decision, possible)}."
+
+
+def _moves(decision: Decision, row: Row) -> str:
+    """What the proposed layout moves, where it is part of the row."""
+    if decision.advice is None or PROPOSED not in row.alternative.changes:
+        return ""
+    moved = dict.fromkeys(f"{each.kind} at {each.path}" for each in decision.advice.defects if each.moves)
+    named = list(moved)[:_MOST_MOVES]
+    more = f" and {len(moved) - len(named)} more" if len(moved) > len(named) else ""
+    return f" (moves {', '.join(named)}{more})" if named else ""
 
 
 def _saving(row: Row, verb: str = "saves") -> str:
@@ -112,7 +124,7 @@ def reproduction(decision: Decision) -> str:
     """
     found = decision.reproduction
     if found is None:
-        return "nothing was simulated"
+        return "the log has no usage counts to hold it against"
     parts = [f"cached tokens {_points(found.cached)} points from the log's {units.share(found.logged_cached)}"]
     if found.usd is not None:
         parts.insert(0, f"dollars {units.share(found.usd, plus=True)}")
@@ -185,8 +197,11 @@ def assumptions(decision: Decision) -> Iterator[str]:
         shown += ", the others are taken to go on from the prompt before (--reuse SHARE)"
     if asked.reuse is not None:
         shown += f", of the others {units.share(asked.reuse)} go on (--reuse)"
-    yield f"a usage log counts tokens and shows no text: prompts of a session are rebuilt from their growth and hits; {shown}"
-    if not log.caching:
+    if log.layouts:
+        yield "prompts are those of the log; the proposed layout says the same in another order (`simcache advise` shows the diff)"
+    else:
+        yield f"a usage log counts tokens and shows no text: prompts of a session are rebuilt from their growth and hits; {shown}"
+    if not log.caching and not log.layouts:
         yield "nothing was ever cached, so no prefix is taken to be shared between conversations"
     if not log.sessions:
         yield "no request has a session: each stands alone, and intervals are over spans of time"

@@ -72,6 +72,21 @@ def read_messages(path: str | Path) -> MessageLog:
     return reader.log()
 
 
+def holds_messages(path: str | Path) -> bool:
+    """Whether the first line of a log is a request to a chat model, bare or wrapped: else the log is one of usage counts.
+
+    >>> import tempfile
+    >>> path = Path(tempfile.mkdtemp()) / "log.jsonl"
+    >>> _ = path.write_text('{"provider": "openai", "model": "gpt-4o", "prompt_tokens": 9}\\n')
+    >>> holds_messages(path)
+    False
+    """
+    for _, text in _lines(path):
+        row = _parsed(text)
+        return isinstance(row, Mapping) and _unwrap(row) is not None
+    return False
+
+
 def _lines(path: str | Path) -> Iterator[tuple[int, str]]:
     """As ``numbered_lines``, whose errors may show a piece of the line."""
     lines = numbered_lines(path, LONGEST_REQUEST_LINE)

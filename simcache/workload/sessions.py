@@ -17,7 +17,8 @@ class Turn:
     into later prompts only if ``thinking_joins``, else the answer joins without them, and what was cached behind them is of no
     use. ``typed`` False: no human's turn but what a tool returned (:func:`~simcache.workload.typist.delivered`). Patience, in
     seconds from submit: ``stop_after_s`` presses the stop button, ``close_after_s`` closes the tab, which ends the session;
-    None: never. ``breakpoints``: those of the request, where they are known (a log); None: as the backend's settings say.
+    None: never. Of a log: ``breakpoints`` of the request (None: as the backend's settings say), and ``asked``, the question as it
+    was sent (None: what stands in the field at submit), of which drafts before it are no part.
 
     >>> from .typist import evenly
     >>> Turn(session="s", index=0, typing=evenly(3.0, 22), shared=(), output=Segment("a", 9)).draft_at(1.5)
@@ -38,6 +39,7 @@ class Turn:
     stop_after_s: float | None = None
     close_after_s: float | None = None
     breakpoints: tuple[int, ...] | None = None
+    asked: Prompt | None = None
 
     def draft_at(self, t_s: float) -> Prompt:
         """The draft ``t_s`` seconds after open, one segment per revision that still stands in it."""
@@ -67,7 +69,7 @@ class Turn:
     @property
     def question(self) -> Prompt:
         """What stands in the field at submit (or was left in it)."""
-        return self.draft_at(self.typing.end_at_s)
+        return self.draft_at(self.typing.end_at_s) if self.asked is None else self.asked
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
