@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable, Sequence
+from numbers import Integral
 from typing import Final, Protocol
 
 from .errors import InputError, UnknownNameError
@@ -225,8 +226,9 @@ def fresh_router(router: str | Route, seed: int) -> Route:
 
     def checked(request: Request, replicas: Sequence[ReplicaView]) -> int:
         place = router(request, replicas)
-        if isinstance(place, bool) or not isinstance(place, int) or not 0 <= place < len(replicas):
+        whole = isinstance(place, Integral) and not isinstance(place, bool)  # numpy's whole numbers are some, too
+        if not whole or not 0 <= place < len(replicas):
             raise InputError(f"index from router {name!r}", place, f"must be a whole number from 0 to {len(replicas) - 1}")
-        return place
+        return int(place)
 
     return checked
