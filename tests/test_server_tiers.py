@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simcache.cache.snapshot import save_snapshots
 from simcache.cache.tiers import Tier
 from simcache.engine import cluster
 from simcache.engine.clock import Clock, instant
@@ -270,6 +271,17 @@ def test_a_question_that_loads_what_a_warm_up_computed_uses_it_once():
         assert (hit.used_tokens[0], hit.used_by_row[0]) == (160, 1)  # the load found it used
         again = run([warm, PUSHED_OUT[1], ask(2.0, "doc", 170, kind="warm")], tier_write=write)
         assert (again.used_tokens[0], again.dropped_tokens[0]) == (0, 160)  # one warm-up after another: nobody asked
+
+
+def test_a_saved_gpu_cache_starts_over_empty_tiers_and_goes_down_when_it_is_pushed_out(tmp_path):
+    journal = Journal()
+    server = Server(profile=PLAIN, kv_tokens=320, tiers=(HOST,), tier_write="write_back")
+    simulate(Scenario(workload=RequestList(rows=(ask(0.0, "doc", 160),)), backend=server), journal=journal)
+    save_snapshots(journal.caches, tmp_path / "caches.json")
+    asked = [ask(0.0, "doc", 170), ask(1.0, "other", 320), ask(2.0, "doc", 170)]
+    again = run(asked, tier_write="write_back", initial_cache=str(tmp_path / "caches.json"))
+    assert again.hit_tokens.tolist() == [160, 0, 160]
+    assert again.hit_tokens_host.tolist() == [0, 0, 160]
 
 
 def test_explain_and_timeline_tell_of_the_load():

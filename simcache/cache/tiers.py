@@ -277,6 +277,8 @@ class Tiers:
         ``used``: a user's request had hit them.
         """
         first, last = start // self.chains.block_tokens, end // self.chains.block_tokens
+        if self.write == "write_through" and not used:
+            return  # nothing to write, count or mark
         if self.write == "write_back":
             path = self.chains.grow(content, namespace, last)[first:]
             for block in path:
