@@ -9,10 +9,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from simcache.cache import curve as curve_module
 from simcache.cache import kernels
 from simcache.cache.curve import HitCurve, lru_curve, stack_distances, ttl_curve
 from simcache.cache.eviction import Lru
-from simcache.cache.plain import TOUCHES
+from simcache.cache.plain import TOUCHES, Touch
 from simcache.cache.retention import Ttl
 from simcache.engine.replay import capacity_curve, lifetime_curve, replay
 from simcache.errors import UnknownNameError
@@ -147,3 +148,20 @@ def test_lower_level_curves_take_plain_arrays() -> None:
     ids, starts, tokens = np.array([1, 2, 1, 2, 3]), np.array([0, 2, 5]), np.array([32, 48])
     assert lru_curve(ids, starts, tokens, block_tokens=16).hit_blocks.tolist() == [1, 2]
     assert ttl_curve(ids, starts, tokens, np.array([0, 7]), block_tokens=16).steps.tolist() == [7]
+
+
+def test_a_clock_that_runs_backwards_asks_for_no_lifetime_below_0() -> None:
+    columns = (np.array([1, 1]), np.array([0, 1, 2]), np.array([16, 16]), np.array([5, 0]))
+    curve = curve_module.ttl_curve(*columns, block_tokens=16)
+    assert (curve.steps.tolist(), curve.at(0)) == ([0], (1, 16))
+
+
+@given(trace=traces(), touch=st.sampled_from(TOUCHES), part=st.integers(1, 9))
+@settings(max_examples=40, deadline=None)
+def test_counting_in_parts_changes_nothing(trace: BlockTrace, touch: Touch, part: int) -> None:
+    whole = capacity_curve(trace, touch=touch, compiled=False)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curve_module, "_PART_ACCESSES", part)
+        parts = capacity_curve(trace, touch=touch, compiled=False)
+    assert (parts.steps.tolist(), parts.hit_blocks.tolist()) == (whole.steps.tolist(), whole.hit_blocks.tolist())
+    assert parts.hit_tokens.tolist() == whole.hit_tokens.tolist()
