@@ -25,6 +25,9 @@ TRACES = Path(os.environ.get("SIMCACHE_DATA", ROOT.parent / "shared" / "data")) 
 KV_TOKENS = 25_000 * 16
 REPEATS = 5
 FORCED_REQUESTS = 1_500
+FILES = (("mooncake_conversation.jsonl.gz", "mooncake"), ("azure_2023_conv.csv.gz", "azure"))
+PROFILES = ("llama-3-8b/a100/tp1", "llama-3.1-8b/h100/tp1")
+"""What jumping saves depends on the steps between two decisions: the conversation saturates the A100, not the H100."""
 
 
 def yardstick_per_s(customers: int = 20_000, load: float = 0.7) -> float:
@@ -54,7 +57,7 @@ def main() -> None:
     if not TRACES.is_dir():
         sys.exit(f"the public traces are not in {TRACES.name}: point SIMCACHE_DATA at the folder above traces/")
     print(f"{'trace':34} {'requests/s':>10} {'x SimPy M/M/1':>14} {'events/request':>14}")
-    for name, form in (("mooncake_conversation.jsonl.gz", "mooncake"), ("azure_2023_conv.csv.gz", "azure")):
+    for name, form in FILES:
         scenario = Scenario(
             workload=TraceWorkload(path=str(TRACES / name), format=form), backend=Cluster(replicas=4, kv_tokens=KV_TOKENS)
         )
@@ -65,14 +68,18 @@ def main() -> None:
             speeds.append(wall.requests_per_s)
             ratios.append(wall.requests_per_s / bare)
         print(f"{name:34} {statistics.median(speeds):10,.0f} {statistics.median(ratios):14.3f} {wall.events_per_request:14.2f}")
-    first = Scenario(
-        workload=TraceWorkload(path=str(TRACES / "mooncake_conversation.jsonl.gz"), format="mooncake", limit=FORCED_REQUESTS),
-        backend=Cluster(replicas=4, kv_tokens=KV_TOKENS),
-    )
-    jumping, forced = (simulate(first.but(backend__jump=jump)).wall for jump in (True, False))
-    faster = forced.simulate_s / jumping.simulate_s
-    print(f"first {FORCED_REQUESTS:,} of the conversation, every engine step alone: {forced.events_per_request:.1f} events/request")
-    print(f"jumping is {faster:.1f} times as fast")
+    print()
+    print(f"{f'first {FORCED_REQUESTS:,}, each step alone':34} {'profile':22} {'events/request':>14} {'jumping is faster by':>20}")
+    for name, form in FILES:
+        for profile in PROFILES:
+            first = Scenario(
+                workload=TraceWorkload(path=str(TRACES / name), format=form, limit=FORCED_REQUESTS),
+                backend=Cluster(profile=profile, replicas=4, kv_tokens=KV_TOKENS),
+            )
+            simulate(first)  # once, so that neither pays for what is read and compiled first
+            jumping, forced = (simulate(first.but(backend__jump=jump)).wall for jump in (True, False))
+            faster = forced.simulate_s / jumping.simulate_s
+            print(f"{name:34} {profile:22} {forced.events_per_request:14.1f} {faster:19.1f}x")
     print(f"peak memory {resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024:,.0f} MB")
 
 
