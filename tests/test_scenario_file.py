@@ -215,8 +215,19 @@ servers: dict[str, Any] = {
     "ttl_kind": st.sampled_from(["sliding", "fixed"]),
     "prefix_caching": st.booleans(),
 }
+tiers = st.builds(
+    sc.Tier,
+    name=st.sampled_from(["host", "disk"]),
+    capacity_tokens=st.integers(min_value=0, max_value=10**9),
+    load_bytes_per_s=numbers,
+    policy=st.sampled_from(["lru", "sieve"]),
+    shared_by=st.none() | st.integers(min_value=1, max_value=9),
+)
+outages = st.builds(sc.TierOutage, at_s=numbers, tier=st.just("host"), for_s=numbers)
 backends = st.one_of(
     st.builds(sc.Server, **servers),
+    st.builds(sc.Server, tiers=st.lists(tiers, max_size=2, unique_by=lambda tier: tier.name).map(tuple)),
+    st.builds(sc.Cluster, tiers=st.just((sc.Tier(name="host", capacity_tokens=1, load_bytes_per_s=1),)), faults=st.tuples(outages)),
     st.builds(sc.Cluster, replicas=st.integers(min_value=1, max_value=64), **servers),
     st.builds(
         sc.HostedApi, provider=texts, model=texts, profile=texts, jitter=st.booleans(), requests_per_minute=st.none() | numbers
