@@ -80,7 +80,7 @@ def _print(log: str, found: UsageBill, others: list[Alternative], as_logged_usd:
     from .. import units
     from .table import print_notes
 
-    click.echo(f"{log}: {units.count(found.requests)} requests")
+    click.echo(f"{log}: {units.count(found.requests)} request{'' if found.requests == 1 else 's'}")
     for line, usd in found.lines.items():
         if usd or line in ("input", "output"):
             click.echo(f"  {_TITLES[line]:<20} {units.dollars(usd):>14}")
