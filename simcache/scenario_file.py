@@ -9,6 +9,7 @@ file's; a table of another kind takes its place. ``"none"`` stands for None.
 from __future__ import annotations
 
 import json
+import os
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, is_dataclass
@@ -62,7 +63,7 @@ def read_scenarios(path_or_preset: str | Path, overrides: Sequence[str] = ()) ->
     path = Path(path_or_preset)
     if str(path_or_preset) in preset_names():
         path = PRESETS / f"{path_or_preset}.toml"
-    elif not path.exists():
+    elif not os.path.exists(path):  # also where the name is none that a file can have
         way_out = f"It is neither a file nor a shipped scenario ({', '.join(preset_names())})."
         raise InputError("scenario", str(path_or_preset), "does not exist", way_out)
     try:

@@ -18,6 +18,8 @@ FOUND = [
     # by tests/fuzz/fuzz_readers.py: reader, the file that made it raise something else
     ("usage", b'{"provider":"openai","model":"m","prompt_tokens":' + LONG + b"}"),
     ("study", b"seeds = " + LONG),
+    ("study", b'scenario = "' + b"x" * 300 + b'"'),
+    ("study", b'scenario = "a\\u0000b"'),
     ("rules", b"sources = " + DEEP),
     ("shape", b"layers = " + DEEP),
     ("config", b'{"vocab_size":' + DEEP),

@@ -252,7 +252,7 @@ class TraceWorkload:
     sessions_per_s: float = SESSIONS_PER_S
 
     def __post_init__(self) -> None:
-        if not isinstance(self.path, (str, Path)) or not str(self.path):
+        if not isinstance(self.path, (str, Path)) or not str(self.path) or "\0" in str(self.path):
             raise InputError("path", self.path, "must name a file")
         if self.format is not None and self.format not in FORMATS:
             raise UnknownNameError("format", self.format, FORMATS)
