@@ -409,7 +409,10 @@ class BlockPool:
             assert self.ttl is not None
             extent.expires_at = self.now + self.ttl
             heapq.heappush(self._by_expiry, (extent.expires_at, next(self._serial), extent))
-        node.extents.insert(0 if self.duplicates == "replace" else len(node.extents), extent)
+        if self.duplicates == "replace":
+            node.extents.insert(0, extent)
+        else:
+            node.extents.append(extent)
         holding.pieces.append((extent, at))
         holding.node = node
 
@@ -564,10 +567,10 @@ def replay_sequential(
     pool = BlockPool(usable_blocks, block_tokens, freed_partial=freed_partial, duplicates=duplicates)
     hits: list[int] = []
     evicted: list[int] = []
+    before = 0
     for row, request in enumerate(requests):
         content = Content(request.prompt, request.output)
         prompt_tokens, output_tokens = content.prompt_tokens, request.output.tokens
-        before = pool.evicted
         root = pool.root((request.organisation, request.salt))
         match = pool.match(root, content, (prompt_tokens - 1) // block_tokens if prompt_tokens else 0)
         prompt_blocks = -(-prompt_tokens // block_tokens)
@@ -579,7 +582,8 @@ def replay_sequential(
         pool.hold(holding, match, user=True)
         pool.take(prompt_blocks - match.blocks)
         holding.blocks = prompt_blocks
-        pool.insert(holding, prompt_tokens // block_tokens)
+        if not pool.any_order:
+            pool.insert(holding, prompt_tokens // block_tokens)
         most_tokens = min(prompt_tokens + max(0, output_tokens - 1), usable_blocks * block_tokens)
         most_blocks = -(-most_tokens // block_tokens)
         while duplicates == "merge" and holding.blocks < most_blocks:  # a merged block goes back before the next is taken
@@ -591,5 +595,7 @@ def replay_sequential(
         pool.insert(holding, most_tokens // block_tokens)
         pool.release(holding)
         hits.append(match.blocks * block_tokens)
-        evicted.append(pool.evicted - before)
+        after = pool.evicted
+        evicted.append(after - before)
+        before = after
     return SequentialReplay(hits, evicted)
