@@ -242,7 +242,8 @@ class _Prompts:
         for size in self._trunk:
             if size > most:
                 break
-            segments.append(Segment(("trunk", below, size), size - below))
+            sharers = self._conversation.sharers if size == self._trunk[-1] else 0
+            segments.append(Segment(("trunk", below, size, sharers), size - below))
             below = size
         return tuple(segments)
 

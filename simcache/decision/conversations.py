@@ -46,11 +46,13 @@ class Conversation:
     """The requests of one session (a request without one is alone) in order of time.
 
     ``trunk``: sizes of the nested prefixes that it shares with other conversations, the longest last; None: nothing shows it.
+    ``sharers``: with which of those whose longest is as long, since prefixes of one size can differ.
     """
 
     user: str
     turns: tuple[LoggedTurn, ...]
     trunk: tuple[int, ...] | None = ()
+    sharers: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,7 +158,7 @@ def reconstruct(rows: Sequence[UsageRow], rules: ProviderRules, *, seconds_per_o
     found = [reader.conversation(each) for each in by_session.values()]
     trunks = _Trunks(found, rules.lifetime_of(ttl))
     return Reconstruction(
-        conversations=tuple(trunks.placed(each) for each in found),
+        conversations=trunks.placed(found),
         reuse=Reuse(
             follow_ups=sum(len(each.turns) - 1 for each in found),
             in_time=reader.in_time,
@@ -245,6 +247,7 @@ class _Trunks:
 
     def __init__(self, found: Sequence[Conversation], lifetime_s: float) -> None:
         starts = sorted(turn.at_s for each in found for turn in each.turns)
+        self._lifetime_s = lifetime_s
         self._in_time = {id(each): _any_within(starts, each.turns[0], lifetime_s) for each in found}
         hits = Counter(each.turns[0].cached_tokens for each in found if each.turns[0].cached_tokens)
         self._levels = set(hits)
@@ -259,8 +262,31 @@ class _Trunks:
             for level, below in parents.items()
         }
 
-    def placed(self, conversation: Conversation) -> Conversation:
-        return replace(conversation, trunk=self._of(conversation))
+    def placed(self, found: Sequence[Conversation]) -> tuple[Conversation, ...]:
+        """Every conversation with its trunk, and with sharers so few that what was hit and missed while it was alive agrees.
+
+        Who hit is with the sharers seen last; who missed is with none whose prefix was alive.
+        """
+        groups: dict[tuple[int, ...], list[list[float]]] = {}
+        placed = []
+        for each in found:  # in order of their first requests
+            trunk = self._of(each)
+            if not trunk:
+                placed.append(replace(each, trunk=trunk))
+                continue
+            first, others = each.turns[0], groups.setdefault(trunk, [])
+            last = [_last_within(touches, first, self._lifetime_s) for touches in others]
+            hit = first.cached_tokens >= trunk[-1]
+            fitting = [number for number, at_s in enumerate(last) if (at_s is not None) == hit]
+            chosen = max(fitting, key=lambda number, last=last: (last[number] or 0.0, -number), default=None)  # type: ignore[misc]
+            if chosen is None and hit and others:
+                chosen = 0  # alive for longer than promised, or written by a request that the log lacks
+            if chosen is None:
+                chosen = len(others)
+                others.append([])
+            others[chosen] = sorted([*others[chosen], *(turn.at_s for turn in each.turns)])
+            placed.append(replace(each, trunk=trunk, sharers=chosen))
+        return tuple(placed)
 
     def _of(self, conversation: Conversation) -> tuple[int, ...] | None:
         first = conversation.turns[0]
@@ -282,5 +308,10 @@ class _Trunks:
 
 def _any_within(starts: Sequence[float], turn: LoggedTurn, lifetime_s: float) -> bool:
     """Whether any request began in the lifetime before ``turn``, early enough to be visible."""
-    low = bisect_left(starts, turn.at_s - lifetime_s)
-    return low < bisect_left(starts, turn.at_s - _SURELY_VISIBLE_S)
+    return _last_within(starts, turn, lifetime_s) is not None
+
+
+def _last_within(starts: Sequence[float], turn: LoggedTurn, lifetime_s: float) -> float | None:
+    """The last of the (sorted) ``starts`` in the lifetime before ``turn``, early enough to be visible; None: there is none."""
+    place = bisect_left(starts, turn.at_s - _SURELY_VISIBLE_S) - 1
+    return starts[place] if place >= 0 and starts[place] > turn.at_s - lifetime_s else None

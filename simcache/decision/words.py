@@ -14,6 +14,7 @@ from .verdict import Decision, Row, Warming
 
 _DAY_S = 86_400.0
 _MOST_MOVES = 3
+_FEW_TINY = 0.01
 
 
 def answer(decision: Decision) -> str:
@@ -201,20 +202,27 @@ def assumptions(decision: Decision) -> Iterator[str]:
         yield "prompts are those of the log; the proposed layout says the same in another order (`simcache advise` shows the diff)"
     else:
         yield f"a usage log counts tokens and shows no text: prompts of a session are rebuilt from their growth and hits; {shown}"
+    if any(each.sharers for each in log.conversations):
+        yield "shared prefixes of one size are taken for as few texts as the hits allow; if they are more, less is saved"
     if not log.caching and not log.layouts:
         yield "nothing was ever cached, so no prefix is taken to be shared between conversations"
     if not log.sessions:
         yield "no request has a session: each stands alone, and intervals are over spans of time"
     if log.mixed_ttl_share > 0.01:
         yield f"{units.share(log.mixed_ttl_share)} of written tokens had another lifetime; {log.ttl} is simulated for all"
+    tiny = sum(row.output_tokens <= 1 for row in log.rows) if log.counted else 0
+    if tiny > _FEW_TINY * len(log.rows):
+        yield f"{tiny:,} requests have one output token or none: if they are warm-ups or pings of yours, leave them out of the log"
     if decision.warming:
         yield from _people(decision)
     if rules.early_deaths_per_h == 0 and rules.lifetime_kind == "sliding maximum":
         yield f"entries live as long as rules {rules.name} of {rules.as_of} say; in one log 8 to 25 % of 1 h entries died sooner"
     if any(row.alternative.kind == "provider" for row in decision.rows):
         yield "other providers: the log's token counts, their default cache; answers' quality and seconds are not compared"
-    fit = "" if decision.replicates == 1 else f"{decision.replicates} simulations with the error of the latency fit, and "
-    yield f"intervals (95 %): {fit}the log's conversations resampled"
+    fit = f"{decision.replicates} simulations with the error of the latency fit, and "
+    yield f"intervals (95 %): {fit if decision.replicates > 1 else ''}the log's conversations resampled"
+    if decision.replicates == 1:
+        yield "one simulation of so long a log: the error of the latency fit is not in the intervals of seconds"
 
 
 def _people(decision: Decision) -> Iterator[str]:
