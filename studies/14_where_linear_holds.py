@@ -71,6 +71,8 @@ def main(quick: bool) -> str:
             by_gpu.plot([server(name).gpu for name in GPUS], times, "o-", color=f"C{i}", label=f"{tokens:,} tokens")
         by_length.set(xscale="log", yscale="log", xlabel="prompt tokens", ylabel="TTFT, s", title="Length (dashed: a line)")
         by_size.set(xscale="log", yscale="log", xlabel="parameters, 10^9", ylabel="TTFT x GPUs, s", title="Model size, A100")
+        by_size.set_xticks([7, 10, 20, 40, 70], ["7", "10", "20", "40", "70"])
+        by_size.minorticks_off()
         by_batch.set(xlabel="prompts of 1,024 tokens in one step", ylabel="TTFT, s", title="Batch, A100")
         by_gpu.set(yscale="log", xlabel="GPU", ylabel="TTFT, s", title="GPU, 8B model")
         for ax in (by_length, by_size, by_batch, by_gpu):
