@@ -9,8 +9,10 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from simcache.cache.slots import Slots
+from simcache.engine.step_cost import step_cost
 from simcache.engine.steps import run_steps
 from simcache.errors import InputError
+from simcache.latency import Coefficients, ServerProfile
 from simcache.prompt import Request, Segment
 from simcache.scheduler import LiveRequest
 from simcache.scheduler.llamacpp import LlamaCppScheduler
@@ -117,3 +119,19 @@ def test_a_recorded_server_of_one_slot_comes_out_hit_for_hit(shared_data):
     scheduler = LlamaCppScheduler(Slots(1, slot_tokens=4096))
     result = run_steps(requests, [0] * len(rows), scheduler)
     assert result.hit_tokens == [int(row["cache_n"]) for row in rows]
+
+
+def test_prompts_of_several_slots_are_computed_in_parts_of_equal_length():
+    scheduler = LlamaCppScheduler(Slots(3))
+    for key, tokens in (("a", 20), ("b", 100), ("c", 50)):
+        scheduler.add(LiveRequest(ask(key, tokens), 0))
+    plan = scheduler.schedule()
+    assert plan.new_tokens == 170
+    assert plan.micro_batches == [(20, 3 * 20 * 20), (30, 2 * 30 * (40 + 30)), (50, 50 * (100 + 50))]
+    assert sum(attention for _, attention in plan.micro_batches) == plan.attention
+    # short ones attend as short chunks, however many tokens they are together
+    form = Coefficients(base_s=0.5, per_token_s=0.1, attention_s=1e-3, small_below_tokens=64, small_attention_s=2e-3)
+    assert step_cost(ServerProfile(name="toy", coefficients=form)).span(plan, 1) == (0.5 + 17.0 + plan.attention * 1e-3) * 1e15
+    scheduler.advance(1)
+    scheduler.add(LiveRequest(ask("d", 20), 3))
+    assert scheduler.schedule().micro_batches == []  # alone: as profiles are fitted

@@ -113,6 +113,9 @@ class StepCost:
         growth = self.per_kv_mixed * decodes
         tokens, per_attention, floor = self._chunks.get(new_tokens) or self._of_chunks(new_tokens)
         prefill = tokens + per_attention * plan.attention
+        if plan.micro_batches:
+            parts = ((self._chunks.get(each) or self._of_chunks(each), attention) for each, attention in plan.micro_batches)
+            prefill = tokens + sum(per_attention * attention for (_, per_attention, _), attention in parts)
         prefill_growth = per_attention * plan.attention_growth
         if prefill < floor:
             if not prefill_growth:

@@ -98,7 +98,8 @@ class Plan:
     """``steps`` equal engine steps.
 
     In step i (from 0) ``decodes`` decodes read ``kv_tokens + i*decodes`` tokens, beside ``chunks`` of ``new_tokens`` tokens in all
-    with sum n*(2c + n) = ``attention + i*attention_growth`` (n new tokens after c present ones).
+    with sum n*(2c + n) = ``attention + i*attention_growth`` (n new tokens after c present ones). ``micro_batches`` says in which
+    parts the one step of a plan computes its chunks, where that is not all at once: (tokens of each chunk, sum n*(2c + n)).
     """
 
     __slots__ = (
@@ -109,6 +110,7 @@ class Plan:
         "decodes",
         "kv_tokens",
         "loads",
+        "micro_batches",
         "new_tokens",
         "open",
         "preempted",
@@ -122,6 +124,7 @@ class Plan:
         self.new_tokens = 0
         self.attention = 0
         self.attention_growth = 0
+        self.micro_batches: list[tuple[int, int]] = []
         self.open = False  # an arrival could be admitted in the next step: budget and a seat are left
         self.chunks: list[LiveRequest] = []
         self.admitted: list[LiveRequest] = []

@@ -10,7 +10,9 @@ where the slot does, and ``n_predict`` 0 generates one token, as 1 does.
 
 An iteration is computed in micro-batches (``n_ubatch``), which nobody outside can see: profiles are fitted on what whole
 prompts take, so an iteration is charged as one step. Charging base and short-chunk attention per micro-batch changes the
-recorded prompts of 513..1087 tokens from +2.5 % to -2.8 %.
+recorded prompts of 513..1087 tokens from +2.5 % to -2.8 %. Prompts of several slots are cut to parts of equal length (the
+micro-batches of a cache with one stream per slot): two short ones attend as short chunks, however many tokens they are together.
+Two of 24 and 59 tokens behind 1,057 and 1,347 took 191 ms; as one chunk of 83 they would take 114.
 """
 
 from __future__ import annotations
@@ -115,6 +117,8 @@ class LlamaCppScheduler(TimelessStore):
                 plan.attention += count * (2 * live.computed + count)
         if not plan.chunks:
             plan.steps = rest or 1
+        elif len(plan.chunks) > 1:
+            plan.micro_batches = _equal_parts(plan.chunks)
         return plan
 
     def _take_slots(self, plan: Plan) -> None:
@@ -187,3 +191,14 @@ class LlamaCppScheduler(TimelessStore):
 
     def shortage(self) -> str:
         return f"{len(self.running)} of {len(self._of_slot)} slots are busy"
+
+
+def _equal_parts(chunks: list[LiveRequest]) -> list[tuple[int, int]]:
+    """(tokens of each chunk, sum n*(2c + n)) while all go on, then while all but the shortest do, and so on."""
+    parts, done = [], 0
+    for length in sorted({live.scheduled for live in chunks}):
+        each = length - done
+        starts = [live.computed + done for live in chunks if live.scheduled >= length]
+        parts.append((each, sum(each * (2 * start + each) for start in starts)))
+        done = length
+    return parts
