@@ -63,7 +63,6 @@ def _server_options(parser: argparse.ArgumentParser) -> None:
     group.add_argument("--start", choices=["llamacpp"], help="start a llama.cpp server with random weights, for this run")
     group.add_argument("--slots", type=int, default=1, help="of the server started [1]")
     group.add_argument("--slot-similarity", type=float, default=0.1, help="of the server started [0.1]")
-    group.add_argument("--server-cpu", type=int, metavar="N", help="the only CPU that the server started may use [any]")
     group.add_argument("--server-context", type=int, default=4096, metavar="TOKENS", help="per slot, of the server started [4096]")
     group.add_argument("--token-ids", default="1000:30000", metavar="LOW:HIGH", help="ids that prompts are made of [1000:30000]")
     group.add_argument("--timeout-s", type=float, default=60.0, help="a request without a token for so long has failed [60]")
@@ -180,7 +179,6 @@ def _server(options: argparse.Namespace) -> Iterator[tuple[Target, ServerInfo, T
         context_tokens=options.server_context,
         slot_similarity=options.slot_similarity,
         threads=options.threads,
-        cpu=options.server_cpu,
     )
     with started(settings) as server:
         address = address_of(server.url)
@@ -203,7 +201,13 @@ def _server_birth(options: argparse.Namespace, target: Target, info: ServerInfo,
         "server": about,
         "timer": "time to the first streamed token at the client, perf_counter",
         "cores": os.cpu_count(),
+        "real_time_priority": _real_time(),
     }
+
+
+def _real_time() -> bool:
+    """Whether we, and what we start, go before all ordinary work of this machine."""
+    return hasattr(os, "sched_getscheduler") and os.sched_getscheduler(0) in (os.SCHED_FIFO, os.SCHED_RR)
 
 
 def _live(options: argparse.Namespace) -> int:

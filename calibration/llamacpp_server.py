@@ -25,8 +25,7 @@ from .architecture import load_architecture
 
 @dataclass(frozen=True, kw_only=True)
 class LlamaCpp:
-    """How to start it: ``context_tokens`` per slot; ``cpu``: the one CPU that it may use (None: any). Its second-level cache in
-    host memory is off.
+    """How to start it: ``context_tokens`` per slot. Its second-level cache in host memory is off.
 
     >>> LlamaCpp(slots=4).threads
     1
@@ -37,15 +36,12 @@ class LlamaCpp:
     context_tokens: int = 4096
     slot_similarity: float = 0.1
     threads: int = 1
-    cpu: int | None = None
     start_timeout_s: float = 60.0
 
     def __post_init__(self) -> None:
         for name in ("slots", "context_tokens", "threads"):
             require_count(name, getattr(self, name))
         require_number("slot_similarity", self.slot_similarity, at_least=0, at_most=1)
-        if self.cpu is not None:
-            require_count("cpu", self.cpu, at_least=0)
 
 
 @dataclass(frozen=True)
@@ -63,7 +59,6 @@ def started(settings: LlamaCpp) -> Iterator[Started]:
     words = [sys.executable, "-m", "calibration.llamacpp_server", "--model", settings.model]
     words += ["--slots", str(settings.slots), "--context", str(settings.context_tokens)]
     words += ["--slot-similarity", str(settings.slot_similarity), "--threads", str(settings.threads)]
-    words += [] if settings.cpu is None else ["--cpu", str(settings.cpu)]
     root = Path(__file__).resolve().parent.parent
     path = os.pathsep.join(filter(None, [str(root), os.environ.get("PYTHONPATH", "")]))
     with tempfile.TemporaryFile("w+") as log:
@@ -107,7 +102,6 @@ def main() -> int:
     parser.add_argument("--context", type=int, default=4096)
     parser.add_argument("--slot-similarity", type=float, default=0.1)
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--cpu", type=int)
     options = parser.parse_args()
     try:
         import xllamacpp
@@ -120,8 +114,6 @@ def main() -> int:
         shape = load_architecture(options.model)
         total = options.slots * options.context
         require(options.context <= shape.max_position_embeddings, "context", options.context, "is longer than the model's")
-        if options.cpu is not None:
-            _stay_on(options.cpu)
     except InputError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
@@ -146,7 +138,6 @@ def main() -> int:
             "context_tokens": options.context,
             "slot_similarity": options.slot_similarity,
             "threads": options.threads,
-            "cpu": options.cpu,
             "n_batch": params.n_batch,
             "n_ubatch": params.n_ubatch,
             "plain_token_ids": [FIRST_PLAIN_TOKEN, shape.vocab_size],
@@ -154,14 +145,6 @@ def main() -> int:
         print(json.dumps(about), file=says, flush=True)
         sys.stdin.read()
     return 0
-
-
-def _stay_on(cpu: int) -> None:
-    if not hasattr(os, "sched_setaffinity"):
-        raise InputError("cpu", cpu, "cannot be chosen on this system")
-    allowed = sorted(os.sched_getaffinity(0))
-    require(cpu in allowed, "cpu", cpu, f"must be one that we may use: {', '.join(map(str, allowed))}")
-    os.sched_setaffinity(0, {cpu})  # before the library starts its threads, which inherit it
 
 
 def _free_port() -> int:
