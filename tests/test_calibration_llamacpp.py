@@ -94,7 +94,7 @@ def test_measure_play_and_exact_hits(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_a_short_live_study_comes_out_hit_for_hit(tmp_path: Path) -> None:
     """One slot, so that hits are a matter of order alone, whatever else runs on this machine; times are the study's to tell."""
-    study = runpy.run_path(str(ROOT / "studies" / "16_live_llamacpp.py"))
+    study = runpy.run_path(str(ROOT / "studies" / "17_live_llamacpp.py"))
     (tmp_path / "small.json").write_text(json.dumps(SHAPE))
     study["record"](tmp_path, 3, model=str(tmp_path / "small.json"), slots=1, play_s=45.0, measure_s=20.0)
     judged = study["judge"](tmp_path, 3, slots=1)
