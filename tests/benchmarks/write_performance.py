@@ -48,7 +48,6 @@ def main() -> None:
         "",
         "Written by `python tests/benchmarks/write_performance.py`; every block is the output of the command in its first line.",
         "Ratios within one run are the evidence: seconds differ from machine to machine and, on a busy one, by the minute.",
-        "",
     ]
     about = f"Python {platform.python_version()}, {os.cpu_count()} cores, {date.today().isoformat()}."
     before = {part.split("\n", 1)[0]: part.rstrip() for part in PAGE.read_text(encoding="utf-8").split("\n## ")[1:]}
