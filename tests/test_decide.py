@@ -471,6 +471,13 @@ def test_the_command_answers_in_words_a_table_a_figure_and_json(tmp_path, monkey
     assert "SECRET" not in found.stdout
 
 
+def test_a_figure_of_no_known_kind_is_refused_before_the_work(tmp_path):
+    write_usage(kept_too_short(), tmp_path / "log.jsonl")
+    refused = CliRunner().invoke(main, ["decide", str(tmp_path / "log.jsonl"), "--figure", str(tmp_path / "f.txt")])
+    assert refused.exit_code == 2
+    assert "runs in" not in refused.output
+
+
 def test_the_command_takes_a_log_of_one_request_and_refuses_an_impossible_one(tmp_path):
     write_usage([usage(SINCE_S, 9_000)], tmp_path / "one.jsonl")
     told = CliRunner().invoke(main, ["decide", str(tmp_path / "one.jsonl"), "--figure", str(tmp_path / "f.png")])

@@ -68,6 +68,10 @@ def command(
         also=also,
         tokenizer=tokenizer,
     )
+    if figure is not None:
+        from ..report.figures import require_figure
+
+        require_figure(figure)  # before the work, not after it
     read = read_messages(log) if holds_messages(log) else read_usage(log)
     with runs_bar() as progress:
         found = decide(read, asked, progress=progress)

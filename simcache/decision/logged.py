@@ -128,7 +128,8 @@ def prices_of(rules: ProviderRules, model: str, rows: Sequence[UsageRow]) -> tup
 def latency_of(rows: Sequence[UsageRow], asked: Asked) -> tuple[HostedProfile, bool, tuple[str, ...]]:
     """The latency of the log's own requests; where it cannot be fitted the profile that was asked for, and why."""
     try:
-        return fit_usage(UsageLog(tuple(rows)), "this log", command="simcache decide").profile, True, ()
+        unused = () if asked.profile is None else (f"profile {asked.profile!r} is not used: the log has times of its own",)
+        return fit_usage(UsageLog(tuple(rows)), "this log", command="simcache decide").profile, True, unused
     except InputError as error:
         name = asked.profile or FALLBACK_PROFILE
         profile = find_profile(name)

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Final
 
-from ..advice.outline import configuration, layout_diff
-from ..cache.rules import ONE_HOUR, ProviderRules
+from ..advice.outline import configuration, layout_diff, marker
+from ..cache.rules import ProviderRules
 from ..warming.keep_alive import KeepAlive
 from ..warming.limits import Together
 from .alternatives import PROPOSED, Alternative
@@ -78,14 +78,16 @@ def _request(rules: ProviderRules, chosen: Alternative, model: str) -> Json:
         if rules.matching == "exact at breakpoints":
             return key | {"prompt_cache_options": {"ttl": ttl}}
         return key | ({"prompt_cache_retention": "24h"} if api.rules == "openai-24h" else {})
+    if rules.matching == "exact at breakpoints":
+        return {"model": model, "breakpoint": marker(rules.provider, ttl)}
     return {"model": model}
 
 
 def _anthropic(chosen: Alternative, model: str, ttl: str) -> Json:
-    control: Json = {"type": "ephemeral", **({"ttl": ttl} if ttl == ONE_HOUR else {})}
+    control = marker("anthropic", ttl)
 
     def block(text: str, marked: bool) -> Json:
-        return {"type": "text", "text": text, **({"cache_control": control} if marked else {})}
+        return {"type": "text", "text": text, **(control if marked else {})}
 
     return {
         "model": model,

@@ -241,11 +241,21 @@ def sheet(rows: int = 1, columns: int = 1, *, width: float = 7.0, height: float 
         yield figure, list(np.ravel(figure.subplots(rows, columns, squeeze=False)))
 
 
-def save_figure(figure: Figure, path: str | Path) -> Path:
-    """Write a figure as .png, .svg or .pdf, without dates in it, and only when it is complete; return the path."""
+def require_figure(path: str | Path) -> Path:
+    """The path of a figure to be; raises UnknownNameError unless it ends in .png, .svg or .pdf.
+
+    >>> require_figure("curve.png").suffix
+    '.png'
+    """
     path = Path(path)
     if path.suffix.lower() not in _WITHOUT_DATES:
         raise UnknownNameError("ending of the figure", path.suffix, _WITHOUT_DATES)
+    return path
+
+
+def save_figure(figure: Figure, path: str | Path) -> Path:
+    """Write a figure as .png, .svg or .pdf, without dates in it, and only when it is complete; return the path."""
+    path = require_figure(path)
     with whole_file(path, name="figure", make_folder=True) as partial:
         figure.savefig(partial, format=path.suffix[1:].lower(), metadata=_WITHOUT_DATES[path.suffix.lower()])
     return path
