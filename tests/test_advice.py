@@ -98,7 +98,7 @@ PLANTED: Final[list[tuple[str, Planter, str, tuple[str, str, str], tuple[str, ..
 def check_planted(name: str, shape: str, form: str, seed: int, folder: Path) -> None:
     _, plant, kind, places, _ = next(each for each in PLANTED if each[0] == name)
     rows = SHAPES[shape](seed)
-    plant(rows, random.Random(seed))
+    plant(rows, random.Random(seed + 1_000))
     found = advice_on(logged(shape, rows, form), folder, provider_of(form), cost_defects=False).defects
     assert [defect.kind for defect in found] == [kind], (name, shape, form, seed)
     assert found[0].path.startswith(places[FORMS.index(form)])

@@ -11,7 +11,7 @@ from ..messages.parts import MessageLog
 from ..messages.tokens import TokenCounts, count_tokens
 from .accounting import Losses, losses
 from .families import Study
-from .findings import Finding, beside, policy_findings, structure_findings
+from .findings import Finding, behind_marks, beside, policy_findings, structure_findings
 from .histories import continuations
 from .kinds import Defect
 from .layouts import Layout, todays_marks, todays_ttl
@@ -102,11 +102,9 @@ def advise(
     tell("serving today's layout")
     todays = case.todays()
     today = play(study, todays, served)
-    found = structure_findings(case.mender, case.slots, case.changes, case.orders, case.links)
-    mend = frozenset(key for each in found for key in each.keys)
-    spent = case.losses(mend, todays.ttl)
+    found, policy, mend, spent = case.findings(todays)
     tell("looking for a better layout")
-    layout, marks, proposed, mend = case.proposal(mend, todays, today, spent)
+    layout, marks, proposed, mend = case.proposal(mend, todays, today)
     policy = policy_findings(study, served, todays, layout, spent, case.links)
     findings = [*found, *beside(found, policy)]
     if any(each.kind == "fan-out" for each in policy):
@@ -205,16 +203,29 @@ class _Case:
         marks = todays_marks(self.study, units)
         return [each[max(0, len(each) - rooms[r.model]) :] for each, r in zip(marks, self.study.log.requests, strict=True)]
 
+    def findings(self, todays: Layout) -> tuple[list[Finding], list[Finding], frozenset[Key], Losses]:
+        """What varies, what breakpoints, lifetimes and instants lose beside that, all that mends the texts, and the losses."""
+        while True:
+            chosen = [slot for slot in self.slots if slot.reported]
+            found = structure_findings(chosen, self.changes, self.orders, self.links)
+            mend = frozenset(key for each in found for key in each.keys)
+            spent = self.losses(mend, todays.ttl)
+            policy = policy_findings(self.study, self.served, todays, todays, spent, self.links)
+            more = behind_marks(policy, self.slots)
+            if not more:
+                return found, policy, mend, spent
+            for slot in more:
+                slot.reported = True
+
     def losses(self, mend: Collection[Key], ttl: str) -> Losses:
         """What the log's own breakpoints and instants lose of what could be read once the texts are mended."""
         units = self.units(mend, True)
         return losses(self.study, Layout(name="mended", units=units, marks=self._taken(units), ttl=ttl, delays_s={}), self.served)
 
     def proposal(
-        self, mend: frozenset[Key], todays: Layout, today: Played, spent: Losses
+        self, mend: frozenset[Key], todays: Layout, today: Played
     ) -> tuple[Layout, list[tuple[tuple[int, str], ...]], Played, frozenset[Key]]:
         """The cheapest of: all mended or all but the histories; every lifetime on offer; no breakpoints; the log's own layout."""
-        del spent
         best: tuple[Layout, list[tuple[tuple[int, str], ...]], Played, frozenset[Key]] | None = None
         ttls = list(dict.fromkeys(ttl for each in self.served.values() for ttl in each.rules.lifetime_s))
         if not self.study.log.timed:
@@ -246,6 +257,8 @@ class _Case:
             marks = proposed_marks(self.study, units, self.served)
             left = replace(layout, units=units, marks=[tuple(m for m, _ in marked) for marked in marks])
         elif each.kind == "ttl-gap":
+            if layout.ttl == todays.ttl:
+                return None
             left = replace(layout, ttl=todays.ttl)
         elif each.kind == "fan-out":
             left = replace(layout, delays_s={})

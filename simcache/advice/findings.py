@@ -14,10 +14,10 @@ from .accounting import Losses
 from .families import Study
 from .histories import RARELY, Continuation
 from .layouts import Layout
-from .mending import HISTORY_KEY, IN_PLACE, Key, Mender, order_key, slot_key, tools_key
+from .mending import HISTORY_KEY, Key, order_key, slot_key, tools_key
 from .orders import Reordering
 from .playing import Served
-from .slots import Slot
+from .slots import IN_PLACE, Slot
 from .tool_lists import ToolChange
 
 WORTH: Final = 0.1
@@ -43,11 +43,7 @@ class Finding:
 
 
 def structure_findings(
-    mender: Mender,
-    slots: Sequence[Slot],
-    changes: Sequence[ToolChange],
-    orders: Sequence[Reordering],
-    links: Sequence[Continuation],
+    slots: Sequence[Slot], changes: Sequence[ToolChange], orders: Sequence[Reordering], links: Sequence[Continuation]
 ) -> list[Finding]:
     """What changes inside the prefixes: slots of one kind and part together, tools, orders, histories."""
     found: list[Finding] = []
@@ -86,7 +82,8 @@ def _reordered_once(found: Sequence[Finding]) -> list[Finding]:
     """Documents that change places make each other look like variables: one finding, which mends both."""
     orders = [each for each in found if each.kind == "document-order"]
     places = {_message(each.path) for each in orders}
-    taken = [each for each in found if each.kind == "variables-first" and _message(each.path) in places]
+    alike = ("variables-first", "unstable-system")
+    taken = [each for each in found if each.kind in alike and _message(each.path) in places]
     keys = frozenset(key for each in taken for key in each.keys)
     left = [each for each in found if each not in taken]
     return [replace(each, keys=each.keys | keys) if taken and each is orders[0] else each for each in left]
@@ -95,6 +92,14 @@ def _reordered_once(found: Sequence[Finding]) -> list[Finding]:
 def _message(path: str) -> str:
     """The message or section that a part stands in."""
     return path.partition(".")[0]
+
+
+def behind_marks(policy: Sequence[Finding], slots: Sequence[Slot]) -> list[Slot]:
+    """Slots that nothing but a breakpoint makes a defect: an instant, id or counter in one text with what all share, in front of
+    the breakpoint that was to store it."""
+    places = {each.path for each in policy if each.kind in ("missing-breakpoint", "breakpoint-on-varying")}
+    plain = ("timestamp", "id", "counter", "whitespace", "json")
+    return [s for s in slots if not s.reported and s.in_head and s.path in places and s.change in plain and s.before_tokens]
 
 
 def beside(found: Sequence[Finding], policy: Sequence[Finding]) -> list[Finding]:

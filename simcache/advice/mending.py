@@ -11,13 +11,12 @@ from .families import Place, Study
 from .histories import Continuation
 from .orders import Reordering
 from .pieces import canonical_json
-from .slots import Slot
+from .slots import IN_PLACE, Slot
 from .threads import conversation
 from .tool_lists import ToolChange
 
 Region = Literal["tools", "head", "session", "own", "opener", "talk", "tail"]
 Key = tuple[Hashable, ...]
-IN_PLACE: Final = frozenset(("whitespace", "json", "order"))
 
 
 class Unit(NamedTuple):
@@ -211,13 +210,19 @@ class _Writer:
                     moved.append(self._unit(text, place.part, region))
         order = self.orders.get(("order", family, in_head)) if ("order", family, in_head) in self.mend else None
         if order is not None:
-            kept = [(place, text) for place, text in stay if place.piece in order.rank]
-            sorted_ = sorted(kept, key=lambda each: order.rank[each[0].piece])
-            rest = iter(sorted_)
-            stay = [next(rest) if place.piece in order.rank else (place, text) for place, text in stay]
+            stay = self._sorted(stay, order)
+            settled |= order.rank.keys()
         lead = next((i for i, (place, _) in enumerate(stay) if place.piece not in fixed and place.piece not in settled), len(stay))
         own: Region = "session" if in_head else "talk"
         return [*self._joined(stay[:lead], "head" if in_head else "opener"), *self._joined(stay[lead:], own), *moved]
+
+    def _sorted(self, texts: list[tuple[Place, str]], order: Reordering) -> list[tuple[Place, str]]:
+        """Fixed texts in the order of the family's first request, each ended as it was there: the last one of a list has no gap."""
+        ranks = {self.study.texts[piece].strip(): piece for piece in order.rank}
+        found = [(place, ranks[text.strip()]) for place, text in texts if text.strip() in ranks]
+        found.sort(key=lambda each: order.rank[each[1]])
+        rest = iter([(place._replace(piece=piece), self.study.texts[piece]) for place, piece in found])
+        return [next(rest) if text.strip() in ranks else (place, text) for place, text in texts]
 
     def _slotted(self, family: int, in_head: bool, group: list[Place], after: int) -> list[tuple[Place, str, Slot | None]]:
         path = group[0].part.path

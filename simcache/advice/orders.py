@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from .families import Place, Study
+from .families import FIXED_SHARE, Place, Study
 from .slots import BEHIND_TOKENS
 
 
@@ -26,44 +27,56 @@ def reorderings(study: Study) -> list[Reordering]:
     for number, family in enumerate(study.families):
         for in_head, indices, fixed in ((True, family.requests, family.head_fixed), (False, family.openers, family.talk_fixed)):
             if len(fixed) > 1:
-                made = _reordering(study, number, in_head, indices, fixed)
+                made = _reordering(study, number, in_head, indices)
                 if made is not None:
                     found.append(made)
     return found
 
 
-def _reordering(study: Study, number: int, in_head: bool, indices: Sequence[int], fixed: frozenset[int]) -> Reordering | None:
-    rank: dict[int, int] = {}
-    made: Reordering | None = None
-    moved_tokens = 0
-    known: set[tuple[int, ...]] = set()
-    early = len(fixed)
-    last: tuple[int, ...] | None = None
+def _reordering(study: Study, number: int, in_head: bool, indices: Sequence[int]) -> Reordering | None:
+    """What is fixed is judged without the spaces around it: the last of a list has no gap behind it."""
+    known: dict[tuple[int, ...], tuple[Place, ...]] = {}
+    signs = []
     for index in indices:
-        places = [place for place in (study.head_places(index) if in_head else study.talk_places(index)) if place.piece in fixed]
-        order = tuple(place.piece for place in places)
-        if not rank:
-            for piece in order:
-                rank.setdefault(piece, len(rank))
-        if order not in known:
-            firsts = list({place.piece: place for place in reversed(places) if place.piece in rank}.values())[::-1]
-            agreeing = _agreeing(firsts, rank)
-            if agreeing < len(firsts):
-                early = min(early, agreeing)
-                if made is None or agreeing == early:
-                    path = firsts[agreeing].part.path
-                    made = made or Reordering(family=number, in_head=in_head, path=path, rank=rank)
-                    made.path = path
-                moved_tokens = max(moved_tokens, sum(study.piece_tokens(place.piece) for place in firsts[agreeing:]))
-            known.add(order)
-        if made is not None and last is not None and order != last:
-            made.requests.append(index)
-        last = order
-    return made if made is not None and moved_tokens >= BEHIND_TOKENS and made.requests else None
+        places = study.head_places(index) if in_head else study.talk_places(index)
+        signs.append(tuple(place.piece for place in places))
+        known.setdefault(signs[-1], tuple(places))
+    if len(known) < 2:
+        return None
+    times = Counter(signs)
+    seen: Counter[str] = Counter()
+    for sign, count in times.items():
+        for text in {study.texts[piece].strip() for piece in sign}:
+            seen[text] += count
+    steady = {text for text, count in seen.items() if count >= FIXED_SHARE * len(indices)}
+    ordered = {sign: _firsts(study, places, steady) for sign, places in known.items()}
+    rank: dict[int, int] = {}
+    by_text: dict[str, int] = {}
+    for place in ordered[signs[0]]:
+        rank[place.piece] = by_text[study.texts[place.piece].strip()] = len(rank)
+    agreeing = {sign: _agreeing(study, places, by_text) for sign, places in ordered.items()}
+    wrong = [sign for sign in known if agreeing[sign] < len(ordered[sign])]
+    if not wrong:
+        return None
+    moved = max(sum(study.piece_tokens(place.piece) for place in ordered[sign][agreeing[sign] :]) for sign in wrong)
+    first = min(wrong, key=lambda sign: agreeing[sign])
+    requests = [index for index, one, other in zip(indices[1:], signs, signs[1:], strict=False) if one != other]
+    path = ordered[first][agreeing[first]].part.path
+    made = Reordering(family=number, in_head=in_head, path=path, rank=rank, requests=requests)
+    return made if moved >= BEHIND_TOKENS else None
 
 
-def _agreeing(places: Sequence[Place], rank: dict[int, int]) -> int:
+def _firsts(study: Study, places: Sequence[Place], steady: set[str]) -> list[Place]:
+    """The first place of every steady text."""
+    found: dict[str, Place] = {}
+    for place in places:
+        text = study.texts[place.piece].strip()
+        if text in steady:
+            found.setdefault(text, place)
+    return list(found.values())
+
+
+def _agreeing(study: Study, places: Sequence[Place], rank: dict[str, int]) -> int:
     """How many leading places stand in the order of ``rank``."""
-    pieces = [place.piece for place in places]
-    expected = sorted(pieces, key=rank.__getitem__)
-    return next((i for i, (a, b) in enumerate(zip(pieces, expected, strict=True)) if a != b), len(pieces))
+    ranks = [rank[text] for text in (study.texts[place.piece].strip() for place in places) if text in rank]
+    return next((i for i, (a, b) in enumerate(zip(ranks, sorted(ranks), strict=True)) if a != b), len(places))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, Final, Literal
 
 Change = Literal["same", "whitespace", "timestamp", "id", "counter", "json", "order", "text"]
@@ -20,11 +20,21 @@ word put in or taken out moves no cut but those around it."""
 
 
 def pieces_of(text: str) -> list[str]:
-    """``text`` in pieces (lines; of long lines sentences; of long sentences some dozen words) that put together are the text.
+    """``text`` in pieces (JSON values; lines; of long ones sentences; of long ones of these some dozen words) that make it.
 
     >>> pieces_of("Be kind.\\n\\nToday is Monday.")
     ['Be kind.\\n\\n', 'Today is Monday.']
     """
+    found: list[str] = []
+    start = 0
+    for first, last, _ in json_blocks(text):
+        found += _lines(text[start:first])
+        found.append(text[first:last])
+        start = last
+    return found + _lines(text[start:])
+
+
+def _lines(text: str) -> list[str]:
     found: list[str] = []
     for line in text.splitlines(keepends=True):
         if found and not line.strip():
@@ -149,21 +159,41 @@ def _items(text: str) -> list[str]:
     return [text.strip()]
 
 
-def canonical_json(text: str) -> str:
-    """The text with the JSON value in it, if there is one, written in one way: keys sorted, lists of words too, no spaces.
+def json_blocks(text: str) -> Iterator[tuple[int, int, Any]]:
+    """(first, last, value) of every JSON object or list of some length in a text."""
+    at = tries = 0
+    while tries < _MOST_TRIES:
+        found = _OPENING.search(text, at)
+        if found is None:
+            return
+        tries += 1
+        try:
+            value, end = _decode(text, found.start())
+        except (ValueError, RecursionError):
+            at = found.start() + 1
+            continue
+        if value and end - found.start() >= _SHORTEST_JSON:
+            yield found.start(), end, value
+        at = end
 
-    >>> canonical_json('Set {"b": [2, 1], "a": ["y", "x"]}')
-    'Set {"a":["x","y"],"b":[2,1]}'
+
+_decode: Final = json.JSONDecoder().raw_decode
+_OPENING: Final = re.compile(r'[{\[](?=\s*["{\[\d])')
+_SHORTEST_JSON: Final = 16
+_MOST_TRIES: Final = 200
+
+
+def canonical_json(text: str) -> str:
+    """The text with the JSON values in it written in one way: keys sorted, lists of words too, no spaces.
+
+    >>> canonical_json('Set {"b": [2, 1], "a": ["y", "x"]} now')
+    'Set {"a":["x","y"],"b":[2,1]} now'
     """
-    start = min((at for at in (text.find("{"), text.find("[")) if at >= 0), default=-1)
-    end = max(text.rfind("}"), text.rfind("]"))
-    if start < 0 or end <= start:
-        return text
-    try:
-        value = json.loads(text[start : end + 1])
-    except (ValueError, RecursionError):
-        return text
-    return text[:start] + json.dumps(canonical(value), ensure_ascii=False, separators=(",", ":")) + text[end + 1 :].rstrip()
+    made, start = "", 0
+    for first, last, value in json_blocks(text):
+        made += text[start:first] + json.dumps(canonical(value), ensure_ascii=False, separators=(",", ":"))
+        start = last
+    return made + text[start:]
 
 
 def canonical(value: Any) -> Any:

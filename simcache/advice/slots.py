@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -16,6 +17,12 @@ BEHIND_TOKENS: Final = 40
 """Fixed tokens behind a variable from which it is a defect: a closing "Answer in JSON." is none."""
 FEW_VALUES: Final = 0.05
 """Values per request below which text that varies is a handful of versions, each of which is cached for itself."""
+NEW_EACH_TIME: Final = 0.5
+"""Values per request from which an instant or id in the head is new with every request, and is told whatever stands behind it."""
+REORDERED: Final = 0.7
+"""Share of a slot's texts that are another one's lines in another order, from which the order is what varies."""
+IN_PLACE: Final = frozenset(("whitespace", "json", "order"))
+"""Changes of writing: what varies is fixed text itself, once it is written in one way."""
 _MOST_COLUMNS: Final = 8
 _MOST_TEXTS: Final = 60
 _LONG_TEXT: Final = 160
@@ -48,6 +55,8 @@ class Slot:
     constant: bool = False
     """Whether it belongs to a conversation, session or user: the same in all requests of one."""
     kind: str = ""
+    reported: bool = False
+    """Whether its variation is a defect wherever breakpoints stand."""
 
     @property
     def in_head(self) -> bool:
@@ -80,7 +89,7 @@ def runs_of(study: Study, places: Sequence[Place], fixed: frozenset[int], behind
 
 
 def slots_of(study: Study) -> list[Slot]:
-    """Every slot of every family whose variation is a defect, in order of family and place."""
+    """Every slot of every family that varies, in order of family and place."""
     return [slot for family in study.families if len(family.requests) > 1 for slot in _family_slots(study, family)]
 
 
@@ -123,7 +132,7 @@ def _collected(
 
 
 def _judge(study: Study, family: Family, slot: Slot) -> bool:
-    """Find out what varies and how; whether that is a defect."""
+    """Find out whether a slot varies, how, and whether that is a defect."""
     texts = list(dict.fromkeys(slot.values.values()))
     missing = len(family.requests if slot.in_head else family.openers) - len(slot.values)
     if len(texts) + bool(missing) < 2:
@@ -135,22 +144,29 @@ def _judge(study: Study, family: Family, slot: Slot) -> bool:
         slot.change = "order"
     slot.constant = _belongs(study, slot, len(pairs))
     slot.kind = _kind(slot)
-    if slot.moving:
-        return True
-    few = slot.distinct < max(2, FEW_VALUES * len(slot.values)) or (missing > 0 and len(texts) < 2)
-    if slot.change in ("text", "order") and few:
+    slot.reported = slot.moving > 0 or _is_defect(study, slot, missing)
+    return True
+
+
+def _is_defect(study: Study, slot: Slot, missing: int) -> bool:
+    new = slot.distinct >= NEW_EACH_TIME * len(slot.values)
+    if slot.in_head and new and slot.change in ("timestamp", "id", "counter"):
+        return True  # even where nothing shared stands behind it, as long as no conversation goes on: it costs nothing yet
+    few = slot.distinct < max(2, FEW_VALUES * len(slot.values)) or (missing > 0 and slot.distinct < 2)
+    if slot.change in ("text", "order", "whitespace", "json") and few:
         return False
-    return slot.behind_tokens >= BEHIND_TOKENS
+    own = study.counts.piece_tokens(next(iter(slot.values.values()))) if slot.change in IN_PLACE else 0
+    return slot.behind_tokens + own >= BEHIND_TOKENS
 
 
 def _reordered(texts: Sequence[str]) -> bool:
-    """Whether at least a third of the texts have the lines of another one in another order."""
+    """Whether most of the texts have the lines of another one in another order."""
     groups: dict[tuple[str, ...], set[str]] = defaultdict(set)
     for text in texts:
         lines = [line.strip() for line in text.splitlines() if line.strip()]
         if len(lines) > 1:
             groups[tuple(sorted(lines))].add(text)
-    return sum(len(group) for group in groups.values() if len(group) > 1) >= len(texts) / 3
+    return sum(len(group) for group in groups.values() if len(group) > 1) >= REORDERED * len(texts)
 
 
 def _belongs(study: Study, slot: Slot, pairs: int) -> bool:
@@ -171,17 +187,41 @@ def _belongs(study: Study, slot: Slot, pairs: int) -> bool:
     return False
 
 
+_OWNERS: Final = re.compile(
+    r"\b(?:user|customer|client|account|tenant|member|employee|guest|patient|student|organi[sz]ation|company|name|session|conversation|"
+    r"thread|chat)s?\b|用户|客户|会话|姓名|账号",
+    re.IGNORECASE,
+)
+_REQUESTS: Final = re.compile(
+    r"\b(?:request|req|trace|nonce|span|correlation|message|call|uuid|salt|seed)s?(?:\b|_)|请求", re.IGNORECASE
+)
+
+
+def _named(slot: Slot) -> str | None:
+    """Whose a value is by the words around it, where they say so."""
+    text = next(iter(slot.values.values()))
+    if len(text) > _LONG_TEXT or not slot.in_head:
+        return None
+    plain = text.replace("_", " ")
+    if _REQUESTS.search(plain):
+        return "request-id" if slot.change == "id" else None
+    return "session-text" if _OWNERS.search(plain) else None
+
+
 def _kind(slot: Slot) -> str:
     plain = {"whitespace": "unstable-system", "timestamp": "timestamp", "json": "json-order", "order": "document-order"}
     if slot.change in plain:
         return plain[slot.change]
     if slot.constant:
         return "session-text"
+    named = None if slot.moving else _named(slot)
+    if named is not None:
+        return named
     if slot.change == "id":
         return "request-id"
     if slot.change == "counter":
         return "unstable-system" if slot.in_head else "variables-first"
     lengths = sorted(len(value) for value in slot.values.values())
     returns = slot.distinct < 0.8 * len(slot.values)
-    named = slot.in_head and not slot.moving and returns and lengths[len(lengths) // 2] <= _LONG_TEXT
-    return "session-text" if named else "variables-first"
+    short = slot.in_head and not slot.moving and returns and lengths[len(lengths) // 2] <= _LONG_TEXT
+    return "session-text" if short else "variables-first"
