@@ -27,8 +27,8 @@ _SHORTEST_SPAN_S: Final = 600.0
 """A log of less than ten minutes says nothing about a month."""
 LONGEST_TEXT: Final = 120
 """Characters of a text that are shown where texts are asked for."""
-COSTED_UNITS: Final = 60_000
-"""Parts of a log up to which every defect is costed on all of it; of a longer one on its first requests with so many."""
+COSTED_REQUESTS: Final = 4_000
+"""How many requests, the first of the log, each defect is costed on: serving all of a long log once per defect takes minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,8 @@ def advise(
         proposed = play(study, layout, served)
     factor = _month_factor(log)
     tell("costing each defect")
-    costs = [case.cost(each, mend, layout, todays, proposed) if cost_defects else None for each in findings]
+    base = proposed if len(log) <= COSTED_REQUESTS else play(study, layout, served, first=COSTED_REQUESTS)
+    costs = [case.cost(each, mend, layout, todays, base) if cost_defects else None for each in findings]
     defects = [_defect(each, study, usd, factor, show_text) for each, usd in zip(findings, costs, strict=True)]
     return Advice(
         provider=provider,
@@ -128,7 +129,7 @@ def advise(
         mender=case.mender,
         mended=mend,
         usd_month_factor=factor,
-        notes=(*log.notes, *notes, *_unknown(log)),
+        notes=(*log.notes, *notes, *_unknown(log), *_costed(log, findings if cost_defects else [])),
     )
 
 
@@ -150,6 +151,12 @@ def _unknown(log: MessageLog) -> list[str]:
     if all(request.session is None for request in log.requests):
         notes.append("no sessions are logged: a request continues another one where it repeats its newest question")
     return notes
+
+
+def _costed(log: MessageLog, findings: Sequence[Finding]) -> list[str]:
+    if not findings or len(log) <= COSTED_REQUESTS:
+        return []
+    return [f"each defect is costed on the first {COSTED_REQUESTS:,} requests of the log"]
 
 
 def _defect(each: Finding, study: Study, usd: float | None, factor: float | None, show_text: bool) -> Defect:
@@ -264,4 +271,6 @@ class _Case:
             left = replace(layout, delays_s={})
         else:
             left = replace(layout, marks=self._taken(layout.units))
-        return play(self.study, left, self.served).total_usd - proposed.total_usd
+        size = min(len(self.study.log), COSTED_REQUESTS)
+        left_usd = play(self.study, left, self.served, first=size).total_usd
+        return (left_usd - proposed.total_usd) * len(self.study.log) / size

@@ -10,7 +10,7 @@ from typing import Final, NamedTuple
 from ..messages.parts import MessageLog, Part
 from ..messages.tokens import TokenCounts
 from .pieces import pieces_of
-from .threads import conversation, head_length, predecessors
+from .threads import head_length, predecessors
 
 FIXED_SHARE: Final = 0.9
 """Share of a family's requests in which a piece must stand to be fixed; a tenth may be of another version."""
@@ -49,6 +49,10 @@ class Study:
         self._pieces: dict[int, tuple[int, ...]] = {}
         self._tokens: dict[int, int] = {}
         self.heads = [head_length(request) for request in log.requests]
+        self.head_signs = [tuple(p.content for p in r.parts[:size]) for r, size in zip(log.requests, self.heads, strict=True)]
+        self._head_places: dict[tuple[int, ...], tuple[Place, ...]] = {}
+        self._tools: dict[tuple[int, ...], tuple[Part, ...]] = {}
+        self._tool_names: dict[int, str] = {}
         self.family_of: list[int] = [0] * len(log)
         self.families = self._families()
 
@@ -78,18 +82,27 @@ class Study:
             found = self._tokens[piece] = self.counts.piece_tokens(self.texts[piece])
         return found
 
-    def head_places(self, request: int) -> list[Place]:
+    def head_places(self, request: int) -> tuple[Place, ...]:
         """The pieces of system messages and output schemas, in order; tools are looked at apart."""
-        parts = self.log.requests[request].parts[: self.heads[request]]
-        return [Place(part, piece) for part in parts if part.kind != "tool" for piece in self.pieces(part.content)]
+        found = self._head_places.get(self.head_signs[request])
+        if found is None:
+            parts = self.log.requests[request].parts[: self.heads[request]]
+            found = tuple(Place(part, piece) for part in parts if part.kind != "tool" for piece in self.pieces(part.content))
+            self._head_places[self.head_signs[request]] = found
+        return found
 
-    def talk_places(self, request: int) -> list[Place]:
+    def talk_places(self, request: int) -> tuple[Place, ...]:
         """The pieces of the conversation, in order."""
-        return [Place(part, piece) for part in conversation(self.log.requests[request]) for piece in self.pieces(part.content)]
+        talk = self.log.requests[request].parts[self.heads[request] :]
+        return tuple(Place(part, piece) for part in talk for piece in self.pieces(part.content))
 
     def tools(self, request: int) -> tuple[Part, ...]:
         """The tool definitions of a request."""
-        return tuple(part for part in self.log.requests[request].parts[: self.heads[request]] if part.kind == "tool")
+        found = self._tools.get(self.head_signs[request])
+        if found is None:
+            parts = self.log.requests[request].parts[: self.heads[request]]
+            found = self._tools[self.head_signs[request]] = tuple(part for part in parts if part.kind == "tool")
+        return found
 
     # -- families --------------------------------------------------------------------------------------------------------------
 
@@ -128,6 +141,11 @@ class Study:
 
     def tool_name(self, content: int) -> str:
         """The name that a tool is called by; "" where it has none."""
+        if content not in self._tool_names:
+            self._tool_names[content] = self._named(content)
+        return self._tool_names[content]
+
+    def _named(self, content: int) -> str:
         tool = self.log.contents[content].value()
         for place in (tool, tool.get("function"), tool.get("toolSpec")) if isinstance(tool, dict) else ():
             name = place.get("name") if isinstance(place, dict) else None
@@ -145,12 +163,10 @@ class Study:
     def _weight(self, signs: Iterable[str | int]) -> int:
         return sum(_TOOL_WEIGHT if isinstance(sign, str) else len(self.texts[sign]) for sign in signs)
 
-    def _fixed(self, indices: Sequence[int], places: Callable[[int], list[Place]]) -> frozenset[int]:
+    def _fixed(self, indices: Sequence[int], places: Callable[[int], tuple[Place, ...]]) -> frozenset[int]:
         seen: Counter[int] = Counter()
-        same: Counter[tuple[int, ...]] = Counter()
-        for index in indices:
-            same[tuple(place.piece for place in places(index))] += 1
-        for pieces, times in same.items():
-            for piece in set(pieces):
+        same = Counter(places(index) for index in indices)
+        for found, times in same.items():
+            for piece in {place.piece for place in found}:
                 seen[piece] += times
         return frozenset(piece for piece, times in seen.items() if times >= FIXED_SHARE * len(indices))

@@ -119,21 +119,35 @@ def _cut(study: Study, units: Sequence[Sequence[Unit]]) -> list[tuple[Segment, .
         if len(texts) > 1
         for text, places in _cuts(study, [text for text in texts if text not in whole]).items()
     }
+    ends = {_last_node(request, nodes) for request in units}
     made: dict[tuple[int, tuple[int, ...]], tuple[Segment, ...]] = {}
     found = []
     for request in units:
-        node, prompt = 0, list[Segment]()
+        node, prompt, run = 0, list[Segment](), list[Unit]()
         for unit in request:
             places = cuts.get((node, unit.text))
-            if places is None:
-                prompt.append(Segment._make((unit.text, unit.tokens)))
-            else:
-                if (unit.text, places) not in made:
-                    made[unit.text, places] = tuple(_pieces(study, unit, places))
-                prompt += made[unit.text, places]
             node = nodes[node, unit.text]
+            if places is None:
+                run.append(unit)
+                if len(children.get(node, ())) != 1 or node in ends:  # what always comes together is one segment
+                    prompt.append(_one(run))
+                    run = []
+                continue
+            if run:
+                prompt.append(_one(run))
+                run = []
+            if (unit.text, places) not in made:
+                made[unit.text, places] = tuple(_pieces(study, unit, places))
+            prompt += made[unit.text, places]
         found.append(tuple(prompt))
     return found
+
+
+def _last_node(request: Sequence[Unit], nodes: Mapping[tuple[int, int], int]) -> int:
+    node = 0
+    for unit in request:
+        node = nodes[node, unit.text]
+    return node
 
 
 def _cuts(study: Study, texts: Sequence[int]) -> dict[int, tuple[int, ...]]:
@@ -180,13 +194,13 @@ def _pieces(study: Study, unit: Unit, places: tuple[int, ...]) -> Iterator[Segme
         start, spent = end, max(spent, until)
 
 
-def workload_of(study: Study, layout: Layout, rules: ProviderRules) -> list[Request]:
-    """The requests of a layout in order of time, breakpoints included; ``turn`` is the request's number in the log."""
+def workload_of(study: Study, layout: Layout, rules: ProviderRules, first: int) -> list[Request]:
+    """The ``first`` requests of a layout in order of time, breakpoints included; ``turn`` is the request's number in the log."""
     exact = rules.matching == "exact at breakpoints"
-    prompts = segments(study, layout.units, rules)
+    prompts = segments(study, layout.units[:first], rules)
     outputs, starts = output_tokens(study), starts_s(study.log)
     made = []
-    for index, (prompt, source) in enumerate(zip(prompts, study.log.requests, strict=True)):
+    for index, (prompt, source) in enumerate(zip(prompts, study.log.requests[:first], strict=True)):
         ends = segment_ends(layout.units[index]) if exact else []
         made.append(
             Request(

@@ -107,6 +107,7 @@ class _Writer:
                 (number, in_head) for number, family in families for in_head in (True, False) if len(family.openers) > 2
             }
         self.known: dict[Hashable, list[Unit]] = {}
+        self.wholes: dict[tuple[Part, Region], Unit] = {}
         self.unions: dict[int, list[Part]] = {}
         self.standing: dict[tuple[int, str], Part] = {}
 
@@ -119,7 +120,7 @@ class _Writer:
             talks.append(self._talk(index, talks))
             roots.append(index if before is None else roots[before])
             family = self.study.family_of[index]
-            head = self._split(family, True, tuple(self.study.head_places(index)))
+            head = self._split(family, True, self.study.head_places(index))
             talk = self._talk_units(family, talks[index], roots[index], talks)
             lead = [unit for region in ("head", "session", "own") for unit in head if unit.region == region]
             found.append([*self._tools(family, index), *lead, *talk, *(unit for unit in head if unit.region == "tail")])
@@ -172,18 +173,25 @@ class _Writer:
     # -- texts -----------------------------------------------------------------------------------------------------------------
 
     def _whole(self, part: Part, region: Region) -> Unit:
+        found = self.wholes.get((part, region))
+        if found is None:
+            found = self.wholes[part, region] = self._made(part, region)
+        return found
+
+    def _made(self, part: Part, region: Region) -> Unit:
         number = self.study.number(self.study.log.contents[part.content].text)
         return Unit(number, int(self.study.counts.tokens[part.content]), part.path, part.kind, region)
 
     def _split(self, family: int, in_head: bool, places: tuple[Place, ...]) -> list[Unit]:
         """Head or opener as units with their regions; where nothing in it is mended, one a part."""
         region: Region = "head" if in_head else "opener"
-        if (family, in_head) not in self.touched:
-            parts = dict.fromkeys(place.part for place in places)
-            return [self._whole(part, region if in_head else "talk") for part in parts]
-        sign = (family, in_head, *(place.piece for place in places))
+        sign = (family, in_head, places)
         if sign not in self.known:
-            self.known[sign] = self._regions(family, in_head, places)
+            if (family, in_head) in self.touched:
+                self.known[sign] = self._regions(family, in_head, places)
+            else:
+                parts = dict.fromkeys(place.part for place in places)
+                self.known[sign] = [self._whole(part, region if in_head else "talk") for part in parts]
         return self.known[sign]
 
     def _regions(self, family: int, in_head: bool, places: tuple[Place, ...]) -> list[Unit]:
@@ -258,7 +266,7 @@ class _Writer:
     def _talk_units(self, family: int, talk: tuple[Part, ...], root: int, talks: Sequence[tuple[Part, ...]]) -> list[Unit]:
         opening = talks[root]
         if (family, False) in self.touched and talk[: len(opening)] == opening:
-            lead = self._split(family, False, tuple(self.study.talk_places(root)))
+            lead = self._split(family, False, self.study.talk_places(root))
             return [*lead, *(self._whole(part, "talk") for part in talk[len(opening) :])]
         return [self._whole(part, "talk") for part in talk]
 

@@ -35,27 +35,22 @@ def reorderings(study: Study) -> list[Reordering]:
 
 def _reordering(study: Study, number: int, in_head: bool, indices: Sequence[int]) -> Reordering | None:
     """What is fixed is judged without the spaces around it: the last of a list has no gap behind it."""
-    known: dict[tuple[int, ...], tuple[Place, ...]] = {}
-    signs = []
-    for index in indices:
-        places = study.head_places(index) if in_head else study.talk_places(index)
-        signs.append(tuple(place.piece for place in places))
-        known.setdefault(signs[-1], tuple(places))
-    if len(known) < 2:
-        return None
+    signs = [study.head_places(index) if in_head else study.talk_places(index) for index in indices]
     times = Counter(signs)
+    if len(times) < 2:
+        return None
     seen: Counter[str] = Counter()
     for sign, count in times.items():
-        for text in {study.texts[piece].strip() for piece in sign}:
+        for text in {study.texts[place.piece].strip() for place in sign}:
             seen[text] += count
     steady = {text for text, count in seen.items() if count >= FIXED_SHARE * len(indices)}
-    ordered = {sign: _firsts(study, places, steady) for sign, places in known.items()}
+    ordered = {sign: _firsts(study, sign, steady) for sign in times}
     rank: dict[int, int] = {}
     by_text: dict[str, int] = {}
     for place in ordered[signs[0]]:
         rank[place.piece] = by_text[study.texts[place.piece].strip()] = len(rank)
     agreeing = {sign: _agreeing(study, places, by_text) for sign, places in ordered.items()}
-    wrong = [sign for sign in known if agreeing[sign] < len(ordered[sign])]
+    wrong = [sign for sign in times if agreeing[sign] < len(ordered[sign])]
     if not wrong:
         return None
     moved = max(sum(study.piece_tokens(place.piece) for place in ordered[sign][agreeing[sign] :]) for sign in wrong)

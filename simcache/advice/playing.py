@@ -119,15 +119,17 @@ def served_models(
     return found, notes
 
 
-def play(study: Study, layout: Layout, served: Mapping[str | None, Served], *, name: str | None = None) -> Played:
-    """Serve every request of a layout, each model by itself, and add up what was billed."""
-    size = len(study.log)
+def play(study: Study, layout: Layout, served: Mapping[str | None, Served], *, first: int | None = None) -> Played:
+    """Serve every request of a layout (or the ``first`` ones), each model by itself, and add up what was billed."""
+    size = len(study.log) if first is None else min(first, len(study.log))
     hit, prompt, ttft_s = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size)
     lines: dict[str, float] = {}
     models = np.array([list(served).index(request.model) for request in study.log.requests])
     for number, each in enumerate(served.values()):
-        requests = [request for request in workload_of(study, layout, each.rules) if models[request.turn] == number]
+        requests = [request for request in workload_of(study, layout, each.rules, size) if models[request.turn] == number]
         ttl = layout.ttl if layout.ttl in each.rules.lifetime_s else each.rules.default_ttl
+        if not requests:
+            continue
         scenario = Scenario(workload=RequestList(rows=tuple(requests)), backend=replace(each.api, cache_ttl=ttl))
         result = simulate(scenario)
         records = result.records
@@ -138,5 +140,6 @@ def play(study: Study, layout: Layout, served: Mapping[str | None, Served], *, n
         for line, usd in result.bill.lines.items():
             lines[line] = lines.get(line, 0.0) + usd
     for index, delay_s in layout.delays_s.items():
-        ttft_s[index] += delay_s
-    return Played(name=name or layout.name, hit_tokens=hit, prompt_tokens=prompt, ttft_s=ttft_s, lines_usd=lines)
+        if index < size:
+            ttft_s[index] += delay_s
+    return Played(name=layout.name, hit_tokens=hit, prompt_tokens=prompt, ttft_s=ttft_s, lines_usd=lines)

@@ -107,13 +107,12 @@ def _collected(
 ) -> list[Slot]:
     """The slots with all their values; a run of as many pieces everywhere is looked at piece by piece."""
     found: dict[tuple[str, int], dict[int, Run]] = {}
-    known: dict[tuple[int, ...], list[Run]] = {}
+    known: dict[tuple[Place, ...], list[Run]] = {}
     for index in indices:
         places = study.head_places(index) if in_head else study.talk_places(index)
-        sign = tuple(place.piece for place in places)
-        if sign not in known:
-            known[sign] = list(runs_of(study, places, fixed, behind_tokens))
-        for run in known[sign]:
+        if places not in known:
+            known[places] = list(runs_of(study, places, fixed, behind_tokens))
+        for run in known[places]:
             found.setdefault((run.places[0].part.path, run.after), {}).setdefault(index, run)
     slots = []
     for (path, after), runs in found.items():

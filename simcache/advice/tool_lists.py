@@ -45,7 +45,8 @@ def _changes(study: Study, number: int, family: Family) -> list[ToolChange]:
     moved_sets: list[int] = []
     last: int | None = None
     for index in family.requests:
-        sets.add(frozenset(study.tool_name(part.content) for part in study.tools(index)))
+        if study.tools(index) is not (study.tools(last) if last is not None else None):
+            sets.add(frozenset(study.tool_name(part.content) for part in study.tools(index)))
         before = study.previous[index]
         for other, in_thread in ((before, True), (last, False)):
             if other is None or (not in_thread and other == before):
@@ -76,7 +77,7 @@ def _often(study: Study, family: Family, change: ToolChange) -> bool:
 def _differences(study: Study, one: int, other: int) -> Iterator[tuple[str, str]]:
     """(kind, path) of what differs between the tools of two requests."""
     before, after = study.tools(one), study.tools(other)
-    if [part.content for part in before] == [part.content for part in after]:
+    if before is after or [part.content for part in before] == [part.content for part in after]:
         return
     names = [[study.tool_name(part.content) for part in parts] for parts in (before, after)]
     if sorted(names[0]) != sorted(names[1]):

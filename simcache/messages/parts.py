@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any, Final, Literal, NamedTuple, get_args
 
 from ..usage_blocks import Counts
@@ -99,7 +100,7 @@ class MessageLog:
     def __len__(self) -> int:
         return len(self.requests)
 
-    @property
+    @cached_property
     def timed(self) -> bool:
         """Whether every request has an instant."""
         return all(request.started_at_s is not None for request in self.requests)
