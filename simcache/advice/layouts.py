@@ -194,8 +194,8 @@ def _pieces(study: Study, unit: Unit, places: tuple[int, ...]) -> Iterator[Segme
         start, spent = end, max(spent, until)
 
 
-def workload_of(study: Study, layout: Layout, rules: ProviderRules, first: int) -> list[Request]:
-    """The ``first`` requests of a layout in order of time, breakpoints included; ``turn`` is the request's number in the log."""
+def workload_of(study: Study, layout: Layout, rules: ProviderRules, first: int | None = None) -> list[Request]:
+    """The requests of a layout (or the ``first`` ones) in order of time, with breakpoints; ``turn`` is the number in the log."""
     exact = rules.matching == "exact at breakpoints"
     prompts = segments(study, layout.units[:first], rules)
     outputs, starts = output_tokens(study), starts_s(study.log)
