@@ -14,7 +14,9 @@ from simcache.cli.validate import command
 from simcache.drift import drift
 from simcache.errors import InputError
 from simcache.latency import Coefficients, HostedProfile, MeasuredRange, ServerProfile, save_profile
+from simcache.live_log import LiveRow
 from simcache.logs import UsageLog, UsageRow, write_usage
+from simcache.prompt import Segment
 
 API = HostedProfile(
     name="api", base_s=0.5, per_token_s=2e-5, per_cached_token_s=2e-6, seconds_per_output_token=0.02, hit_probability=0.6,
@@ -91,6 +93,19 @@ def test_rows_without_a_time_are_counted_and_a_servers_profile_judged_by_its_pre
         drift(UsageLog([row] * 19), profile)
     with pytest.raises(InputError, match="tolerance"):
         drift(UsageLog([row] * 20), profile, 0.0)
+
+
+def test_a_live_log_is_judged_too(tmp_path):
+    save_profile(API, tmp_path / "api.toml")
+    with (tmp_path / "live.jsonl").open("w") as file:
+        for i, usage in enumerate(log(1.0).rows):
+            row = LiveRow(
+                arrived_at_s=float(i), submitted_at_s=float(i), prompt=(Segment("p", usage.prompt_tokens),), output=Segment(i, 5),
+                outcome="ok", ttft_s=usage.ttft_s, e2e_s=usage.ttft_s + 1, cached_tokens=usage.cached_tokens, session=usage.session,
+            )  # fmt: skip
+            print(json.dumps(row.as_json()), file=file)
+    arguments = ["--usage", str(tmp_path / "live.jsonl"), "--profile", str(tmp_path / "api.toml"), "--json"]
+    assert json.loads(CliRunner().invoke(command, arguments, catch_exceptions=False).stdout)["verdict"] == "holds"
 
 
 def test_the_verb_says_it(tmp_path):

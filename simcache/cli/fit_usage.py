@@ -19,21 +19,9 @@ def fit_usage_file(
     path: Path, where: Mapping[str, str], name: str, holdout: float, out: Path | None, as_json: bool, command: str
 ) -> None:
     """Read what ``path`` holds, fit the rows that ``where`` leaves, say how well, and write the profile."""
-    from ..benchmark_results import BENCHMARKS, read_benchmark
-    from ..logs import UsageLog, read_usage
     from ..usage_fit import fit_usage
 
-    kind = _kind(path)
-    if kind in BENCHMARKS:
-        log = read_benchmark(path, kind).usage()
-    elif kind == "live":
-        from ..live_log import read_live_rows
-
-        rows = tuple(row.usage("live", "log") for row in read_live_rows(path) if row.outcome == "ok")
-        log = UsageLog(rows, ("requests that did not end well are left out",))
-    else:
-        log = read_usage(path)
-    log = _chosen(log, where, path)
+    log = _chosen(usage_of(path), where, path)
     found = fit_usage(log, name, command=command, holdout=holdout)
     profile = found.profile
     coefficients = {
@@ -86,6 +74,22 @@ def fit_usage_file(
         click.echo(f"left out: {count} rows, {reason}")
     if out is not None:
         click.echo(f"profile: {out}")
+
+
+def usage_of(path: Path) -> UsageLog:
+    """What ``path`` says of tokens and times: a usage log, a live log, or the results of a benchmark."""
+    from ..benchmark_results import BENCHMARKS, read_benchmark
+    from ..logs import UsageLog, read_usage
+
+    kind = _kind(path)
+    if kind in BENCHMARKS:
+        return read_benchmark(path, kind).usage()
+    if kind == "live":
+        from ..live_log import read_live_rows
+
+        rows = tuple(row.usage("live", "log") for row in read_live_rows(path) if row.outcome == "ok")
+        return UsageLog(rows, ("requests that did not end well are left out",))
+    return read_usage(path)
 
 
 def _chosen(log: UsageLog, where: Mapping[str, str], path: Path) -> UsageLog:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any, Final, Literal
 
 import click
@@ -174,9 +175,9 @@ def _read(
 
 def _drift(usage: str, profile: str, tolerance: float | None, as_json: bool) -> None:
     from ..drift import TOLERANCE, drift
-    from ..logs import read_usage
+    from .fit_usage import usage_of
 
-    found = drift(read_usage(usage), find_profile(profile), TOLERANCE if tolerance is None else tolerance)
+    found = drift(usage_of(Path(usage)), find_profile(profile), TOLERANCE if tolerance is None else tolerance)
     if as_json:
         click.echo(json.dumps({"schema_version": 1, **found.as_json()}, indent=2))
         return
