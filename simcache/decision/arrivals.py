@@ -170,7 +170,10 @@ class _Prompts:
 
     def _rebuilt(self, index: int, logged: LoggedTurn) -> Turn:
         kept = min(self._kept(index, logged), logged.prompt_tokens - 1)
-        shared = _cut(self._before, kept) if index else self._trunk_segments(logged.prompt_tokens - 1)
+        before = self._before
+        if not index or (logged.cached_tokens in self._trunk and before and not _is_trunk(before[0])):
+            before, kept = self._trunk_segments(logged.prompt_tokens - 1), logged.prompt_tokens - 1  # begins, or begins again
+        shared = _cut(before, kept)
         new = logged.prompt_tokens - prompt_tokens(shared)
         before_question = self._asked.marks == "before the question" or not self._asked.log.marked
         marked = 0 if before_question else min(logged.marked_tokens, logged.prompt_tokens)
