@@ -262,6 +262,22 @@ def test_a_log_that_the_simulation_does_not_reproduce_gives_no_confident_number(
     assert "does not reproduce the log" in answer(found)
 
 
+def test_lifetimes_longer_than_promised_are_no_quiet_error():
+    """Hits after ten minutes where the rules promise five: the answer says that the log is not reproduced, and how to mend it."""
+    rows = []
+    for each in range(40):
+        prompt = 3_000
+        for turn in range(4):
+            cached = prompt // 128 * 128 if turn else 0
+            at_s = each * 1_000.0 + turn * 400
+            prompt += 500
+            rows.append(usage(at_s, prompt, cached, session=f"s{each}", provider="openai", model="gpt-5", ttft_s=1.0 + turn / 10))
+    found = decide(UsageLog(rows), simulated_requests=FEW)
+    assert not found.reproduction.holds
+    assert found.word != "yes"
+    assert "--rules FILE.toml" in answer(found)
+
+
 @pytest.mark.parametrize(
     ("rows", "lacks"),
     [

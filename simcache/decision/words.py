@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from .. import units
 from ..stats import Estimate
-from .alternatives import PROPOSED
+from .alternatives import PROPOSED, lifetime
 from .arrivals import NOBODY_TYPES_WITHIN_S
 from .deciding import best_trigger
 from .outcomes import MONTH_S
@@ -48,7 +48,8 @@ def _verdict(decision: Decision) -> str:
         assert decision.reproduction is not None
         return f"It depends: {_saving(best, 'would save')} with {best.alternative.name}, but {_misses(decision)}."
     assert possible is not None
-    return f"It depends: {_if(decision, possible)}."
+    doubt = "" if decision.reproduction is None or decision.reproduction.holds else f"; and {_misses(decision)}"
+    return f"It depends: {_if(decision, possible)}{doubt}."
 
 
 def _moves(decision: Decision, row: Row) -> str:
@@ -115,7 +116,15 @@ def _why_not(decision: Decision) -> str:
 
 
 def _misses(decision: Decision) -> str:
-    return f"today's configuration, simulated, does not reproduce the log ({reproduction(decision)})"
+    text = f"today's configuration, simulated, does not reproduce the log ({reproduction(decision)})"
+    found, rules, log = decision.reproduction, decision.rules, decision.log
+    if log is not None and not log.sessions:
+        text += "; without sessions nobody knows which request goes on from which"
+    elif found is not None and rules is not None and found.cached < 0 and rules.lifetime_kind != "sliding maximum":
+        text += (
+            f"; entries may live longer than the {lifetime(log.ttl) if log else ''} of rules {rules.name}: --rules FILE.toml tells"
+        )
+    return text
 
 
 def reproduction(decision: Decision) -> str:
