@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import replace
 
 import numpy as np
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from simcache.cache.snapshot import save_snapshots
-from simcache.cache.tiers import Tier
+from simcache.cache.tiers import WRITES, Tier
 from simcache.engine import cluster
 from simcache.engine.clock import Clock, instant
 from simcache.engine.journal import Journal, explain, timeline
@@ -23,6 +24,7 @@ from simcache.prompt import Request, Segment
 from simcache.record_files import load_records
 from simcache.records import NEVER, RecordsBuilder
 from simcache.result import summarise
+from simcache.routing import ROUTERS
 from simcache.scenario import Cluster, Scenario, Server
 from simcache.scenario_file import parse_scenarios, to_toml
 from simcache.workload.synthetic import RequestList
@@ -450,3 +452,49 @@ def test_jumping_gives_the_records_of_stepping_with_tiers(
     assert (jumped.hit_tokens <= np.maximum(0, jumped.prompt_tokens - 1)).all()
     assert (jumped.load_wait_ns >= 0).all()
     assert set(jumped.outcome.tolist()) <= {"ok", "cancelled", "rejected", "failed"}
+
+
+def chat_on_two_replicas(seed: int) -> tuple[Scenario, Scenario]:
+    """A crowd with shared beginnings, answers that come back and warm-ups, on two replicas with tight memory: jumping, stepping."""
+    draw = random.Random(seed)
+    at_s, requests = 0.0, []
+    for i in range(60):
+        at_s += draw.choice([0, 0, 0.001, 0.02, 0.1, 0.5])
+        prompt = [Segment(f"s{draw.randrange(3)}", draw.choice([64, 160, 330]))]
+        if draw.random() < 0.7:
+            prompt.append(Segment(f"d{draw.randrange(6)}", draw.choice([100, 256, 700])))
+        if draw.random() < 0.5:
+            prompt.append(Segment(f"q{i}", draw.choice([1, 7, 40])))
+        answer = Segment(f"a{draw.randrange(20)}", draw.choice([1, 2, 30, 90]))
+        kind, priority = draw.choice(["user", "user", "warm"]), draw.choice([0, 1])
+        requests.append(Request(at_s, tuple(prompt), answer, kind=kind, priority=priority))
+    tiers = tuple(
+        Tier(
+            name=f"t{level}",
+            capacity_tokens=draw.choice([512, 2048, 8192]),
+            load_bytes_per_s=draw.choice([1e8, 1e9, 2e10]),
+            shared_by=draw.choice([1, None]),
+        )
+        for level in range(draw.choice([1, 2]))
+    )
+    router = draw.choice(sorted(set(ROUTERS) - {"sticky"}))
+    server = {
+        "profile": "llama-3-8b/a100/tp1",
+        "replicas": 2,
+        "kv_tokens": draw.choice([1600, 3200]),
+        "tiers": tiers,
+        "tier_write": draw.choice(WRITES),
+        "tier_block_tokens": draw.choice([16, 64]),
+        "router": router,
+        "max_num_seqs": draw.choice([2, 4, 16]),
+        "max_num_batched_tokens": draw.choice([64, 256, 2048]),
+    }
+    workload = RequestList(rows=tuple(requests))
+    jumping, stepping = (Scenario(workload=workload, backend=Cluster(**server, jump=jump)) for jump in (True, False))
+    return jumping, stepping
+
+
+@pytest.mark.parametrize("seed", range(120))
+def test_who_used_and_who_lost_what_is_the_same_whether_steps_are_jumped_over_or_not(seed):
+    jumping, stepping = chat_on_two_replicas(seed)
+    assert simulate(jumping).records == simulate(stepping).records

@@ -459,7 +459,7 @@ class BlockPool:
         if self._used_tokens is None or self._used_by_row is None or self._dropped_tokens is None:
             return
         self._used_tokens[origin] += tokens
-        self._dropped_tokens[origin] -= min(tokens, self._dropped_tokens[origin])
+        self._dropped_tokens[origin] -= tokens  # perhaps before the eviction is on record
         if self._used_by_row[origin] < 0:
             self._used_by_row[origin] = by
 

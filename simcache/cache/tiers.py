@@ -281,10 +281,10 @@ class Tiers:
             return  # nothing to write, count or mark
         if self.write == "write_back":
             path = self.chains.grow(content, namespace, last)[first:]
-            for block in path:
+            for block in reversed(path):  # as it is when its turn comes: its own tail may have pushed it out
                 if not block.holders:
                     block.origin, block.used = origin, used
-            self._put(replica, 1, path, content, now_ns)
+                self._put(replica, 1, (block,), content, now_ns)
         else:
             path = list(self.chains.walk(content, namespace, last))[first:]
         for block in path:

@@ -110,6 +110,7 @@ def simulate(
         journal.caches = [snapshot(scheduler.pool) for scheduler in schedulers if isinstance(scheduler, VllmScheduler)]
     for row in range(records.rows) if tiers else ():  # on two replicas, from one shared tier, a block can be used twice
         records.used_tokens[row] = min(records.used_tokens[row], records.inserted_tokens[row])
+        records.dropped_tokens[row] = max(records.dropped_tokens[row], 0)
     frozen = records.freeze()
     notes = [*getattr(workload, "notes", ()), *_profile_notes(profile)]
     if isinstance(workload, ClosedLoop):
