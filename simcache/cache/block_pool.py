@@ -568,6 +568,7 @@ def replay_sequential(
     hits: list[int] = []
     evicted: list[int] = []
     before = 0
+    usable_tokens = usable_blocks * block_tokens
     for row, request in enumerate(requests):
         content = Content(request.prompt, request.output)
         prompt_tokens, output_tokens = content.prompt_tokens, request.output.tokens
@@ -580,18 +581,21 @@ def replay_sequential(
             continue
         holding = Holding(content, root, row)
         pool.hold(holding, match, user=True)
-        pool.take(prompt_blocks - match.blocks)
-        holding.blocks = prompt_blocks
-        if not pool.any_order:
-            pool.insert(holding, prompt_tokens // block_tokens)
-        most_tokens = min(prompt_tokens + max(0, output_tokens - 1), usable_blocks * block_tokens)
+        most_tokens = prompt_tokens + output_tokens - 1 if output_tokens else prompt_tokens
+        if most_tokens > usable_tokens:
+            most_tokens = usable_tokens
         most_blocks = -(-most_tokens // block_tokens)
-        while duplicates == "merge" and holding.blocks < most_blocks:  # a merged block goes back before the next is taken
-            pool.insert(holding, holding.blocks)
-            pool.take(1)
-            holding.blocks += 1
-        pool.take(most_blocks - holding.blocks)
-        holding.blocks = most_blocks
+        if duplicates == "merge":  # a merged block goes back before the next is taken
+            pool.take(prompt_blocks - match.blocks)
+            holding.blocks = prompt_blocks
+            pool.insert(holding, prompt_tokens // block_tokens)
+            while holding.blocks < most_blocks:
+                pool.insert(holding, holding.blocks)
+                pool.take(1)
+                holding.blocks += 1
+        else:
+            pool.take(most_blocks - match.blocks)
+            holding.blocks = most_blocks
         pool.insert(holding, most_tokens // block_tokens)
         pool.release(holding)
         hits.append(match.blocks * block_tokens)

@@ -5,11 +5,8 @@ from __future__ import annotations
 from bisect import bisect_right
 from collections.abc import Hashable
 from itertools import accumulate
-from operator import itemgetter
 
 from ..prompt import Prompt, Segment
-
-_key, _tokens = itemgetter(0), itemgetter(1)
 
 
 class Content:
@@ -25,11 +22,12 @@ class Content:
     __slots__ = ("ends", "keys", "prompt_tokens")
 
     def __init__(self, prompt: Prompt, output: Segment) -> None:
-        counts = tuple(map(_tokens, prompt))
+        keys: tuple[Hashable, ...]
+        counts: tuple[int, ...]
+        keys, counts = zip(*prompt, strict=True) if prompt else ((), ())
         if 0 in counts:  # empty segments hold no token
-            prompt = tuple(segment for segment in prompt if segment[1])
-            counts = tuple(map(_tokens, prompt))
-        keys: tuple[Hashable, ...] = tuple(map(_key, prompt))
+            keys = tuple(segment[0] for segment in prompt if segment[1])
+            counts = tuple(filter(None, counts))
         ends = tuple(accumulate(counts))
         self.prompt_tokens = ends[-1] if ends else 0
         if output[1]:

@@ -19,7 +19,7 @@ def rules_names() -> list[str]:
     """Names of the shipped rules.
 
     >>> rules_names()[:3]
-    ['anthropic', 'azure', 'bedrock']
+    ['anthropic', 'azure', 'azure-5.6']
     """
     return sorted(path.stem for path in PROVIDERS_FOLDER.glob("*.toml"))
 
