@@ -129,7 +129,7 @@ def advise(
         mender=case.mender,
         mended=mend,
         usd_month_factor=factor,
-        notes=(*log.notes, *notes, *_unknown(log), *_costed(log, findings if cost_defects else [])),
+        notes=(*log.notes, *notes, *_unknown(log), *_latency(today, served), *_costed(log, findings if cost_defects else [])),
     )
 
 
@@ -151,6 +151,12 @@ def _unknown(log: MessageLog) -> list[str]:
     if all(request.session is None for request in log.requests):
         notes.append("no sessions are logged: a request continues another one where it repeats its newest question")
     return notes
+
+
+def _latency(today: Played, served: Mapping[str | None, Served]) -> list[str]:
+    profile = next(iter(served.values())).profile
+    beyond = ", here beyond its measured range" if today.extrapolated else ""
+    return [f"times to first token: profile {profile.name!r} ({profile.provenance}{beyond}); compare layouts by them, no more"]
 
 
 def _costed(log: MessageLog, findings: Sequence[Finding]) -> list[str]:
@@ -260,7 +266,7 @@ class _Case:
             return None
         left = layout
         if each.keys:
-            units = self.units(mend - each.keys, True)
+            units = self.mender.sequences(mend - each.keys, split=True, first=COSTED_REQUESTS)
             marks = proposed_marks(self.study, units, self.served)
             left = replace(layout, units=units, marks=[tuple(m for m, _ in marked) for marked in marks])
         elif each.kind == "ttl-gap":

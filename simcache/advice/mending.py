@@ -76,10 +76,10 @@ class Mender:
         piece varies comes in several lines."""
         return _Writer(self.study, frozenset(mend), self._slots, self._changes, self._orders, self._links, False).told(index)
 
-    def sequences(self, mend: Collection[Key], *, split: bool = False) -> list[list[Unit]]:
-        """Every request as units, in the order of the log. ``split``: texts are parted where what all share ends, so that a
-        breakpoint can stand there; else a part is one unit unless something in it was mended."""
-        return _Writer(self.study, frozenset(mend), self._slots, self._changes, self._orders, self._links, split).written()
+    def sequences(self, mend: Collection[Key], *, split: bool = False, first: int | None = None) -> list[list[Unit]]:
+        """Every request (or the ``first`` ones) as units, in the order of the log. ``split``: texts are parted where what all share
+        ends, so that a breakpoint can stand there; else a part is one unit unless something in it was mended."""
+        return _Writer(self.study, frozenset(mend), self._slots, self._changes, self._orders, self._links, split).written(first)
 
 
 class _Writer:
@@ -111,11 +111,11 @@ class _Writer:
         self.unions: dict[int, list[Part]] = {}
         self.standing: dict[tuple[int, str], Part] = {}
 
-    def written(self) -> list[list[Unit]]:
+    def written(self, first: int | None) -> list[list[Unit]]:
         talks: list[tuple[Part, ...]] = []
         roots: list[int] = []
         found = []
-        for index in range(len(self.study.log)):
+        for index in range(len(self.study.log.requests[:first])):
             before = self.study.previous[index]
             talks.append(self._talk(index, talks))
             roots.append(index if before is None else roots[before])

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .advisor import Advice
 
 _NUMBERED: Final = re.compile(r"(.*)\[(\d+)\](\.content)?$")
+_SORTED: Final = "tools: all of them, sorted by name, written the same every time"
 _FEW: Final = 3
 """Parts in a row that are named one by one; more become one line."""
 
@@ -34,6 +35,8 @@ def layout_diff(advice: Advice) -> list[str]:
     units = advice.layout.units[index]
     reasons = dict(advice.marks[index])
     proposed = _lines(_told(advice, units))
+    if any(key[0] == "tools" for key in advice.mended):
+        proposed = list(dict.fromkeys(_SORTED if line.startswith(("tools[", "functions[")) else line for line in proposed))
     proposed = _marked(proposed, units, advice.layout.marks[index], advice.layout.ttl, reasons)
     return list(unified_diff(today, proposed, f"today (line {source.line})", "proposed", n=100, lineterm=""))
 
@@ -76,6 +79,8 @@ def _marked(lines: Sequence[str], units: Sequence[Unit], marks: Sequence[int], t
         unit = units[mark - 1]
         moved = unit.region == "tail"
         place = max((i for i, line in enumerate(out) if _holds(line, unit.path) and (moved or "<-" not in line)), default=None)
+        if place is None and unit.region == "tools" and _SORTED in out:
+            place = out.index(_SORTED)
         if place is None:
             place = max((i for i, line in enumerate(out) if _holds(line, unit.path)), default=len(out) - 1)
         out.insert(place + 1, f"== breakpoint, {ttl}" + (f": {PLACES[reasons[mark]]}" if reasons.get(mark) in PLACES else ""))

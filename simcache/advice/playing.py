@@ -57,6 +57,8 @@ class Played:
     prompt_tokens: NDArray[np.int64] = field(repr=False)
     ttft_s: NDArray[np.float64] = field(repr=False)
     lines_usd: Mapping[str, float]
+    extrapolated: bool = False
+    """Whether the latency profile was measured at other lengths than these."""
 
     @property
     def token_hit_ratio(self) -> float:
@@ -124,6 +126,7 @@ def play(study: Study, layout: Layout, served: Mapping[str | None, Served], *, f
     size = len(study.log) if first is None else min(first, len(study.log))
     hit, prompt, ttft_s = np.zeros(size, np.int64), np.zeros(size, np.int64), np.zeros(size)
     lines: dict[str, float] = {}
+    extrapolated = False
     models = np.array([list(served).index(request.model) for request in study.log.requests])
     for number, each in enumerate(served.values()):
         requests = [request for request in workload_of(study, layout, each.rules, size) if models[request.turn] == number]
@@ -136,10 +139,11 @@ def play(study: Study, layout: Layout, served: Mapping[str | None, Served], *, f
         turns = records["turn"]
         hit[turns], prompt[turns] = records["hit_tokens"], records["prompt_tokens"]
         ttft_s[turns] = records.ttft_s
+        extrapolated = extrapolated or result.extrapolated
         assert result.bill is not None
         for line, usd in result.bill.lines.items():
             lines[line] = lines.get(line, 0.0) + usd
     for index, delay_s in layout.delays_s.items():
         if index < size:
             ttft_s[index] += delay_s
-    return Played(name=layout.name, hit_tokens=hit, prompt_tokens=prompt, ttft_s=ttft_s, lines_usd=lines)
+    return Played(name=layout.name, hit_tokens=hit, prompt_tokens=prompt, ttft_s=ttft_s, lines_usd=lines, extrapolated=extrapolated)

@@ -30,7 +30,7 @@ def proposed_marks(
     """
     goes_on = {number: _goes_on(study, number) for number in range(len(study.families))}
     found: list[tuple[tuple[int, str], ...]] = []
-    for index, request in enumerate(study.log.requests):
+    for index, request in enumerate(study.log.requests[: len(units)]):
         rules, model = served[request.model].rules, served[request.model].api.model
         if rules.matching != "exact at breakpoints" or rules.max_markers <= rules.automatic_marker:
             found.append(())

@@ -20,6 +20,8 @@ _LINES: Final = (
     ("output", "output", GREY),
 )
 _MOST_DEFECTS: Final = 8
+_FEWEST_ROWS: Final = 3
+"""Rows that a figure has room for at least, so that one bar is no wall."""
 
 
 def plot_layout_costs(advice: Advice, ax: Axes) -> None:
@@ -42,7 +44,7 @@ def plot_layout_costs(advice: Advice, ax: Axes) -> None:
     ax.set_xlabel("$ per 1,000 requests")
     ax.set_xlim(right=max(played.total_usd for played in shown) / size * 1.25 or 1.0)
     ax.grid(axis="y", visible=False)
-    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.28), ncols=4)
+    ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=4)
 
 
 def _hits(played: Played) -> str:
@@ -63,6 +65,7 @@ def plot_defect_costs(advice: Advice, ax: Axes) -> None:
         ax.set_yticks([])
         return
     ax.barh(range(len(shown)), [max(0.0, defect.usd_per_1000 or 0.0) for defect in shown], color=COLOURS[0], height=0.6)
+    ax.set_ylim(-0.7, max(len(shown), _FEWEST_ROWS) - 0.3)
     ax.set_yticks(range(len(shown)), [f"{defect.kind}\n{defect.path}" for defect in shown])
 
 
