@@ -117,7 +117,7 @@ def test_the_reference_is_what_the_code_says() -> None:
 
 
 def test_links_between_pages_lead_somewhere() -> None:
-    for page in (*PAGES, "CONTRIBUTING.md", "studies/README.md"):
+    for page in (*PAGES, "README.zh-CN.md", "CONTRIBUTING.md", "studies/README.md"):
         text = (ROOT / page).read_text(encoding="utf-8")
         text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
         for target in re.findall(r"\]\(([^)\s]+)\)", text):
@@ -130,3 +130,25 @@ def test_pages_name_no_machine_of_ours() -> None:
         text = (ROOT / page).read_text(encoding="utf-8")
         assert os.fspath(ROOT) not in text
         assert "/tmp/" not in text
+
+
+def test_the_chinese_readme_says_what_the_english_one_says() -> None:
+    """The same blocks, pictures, links and figures in tables, in the same order; commands are never translated."""
+    english, chinese = ((ROOT / name).read_text(encoding="utf-8") for name in ("README.md", "README.zh-CN.md"))
+    assert [block[:3] for block in blocks(english)] == [block[:3] for block in blocks(chinese)]
+
+    def outline(text: str) -> list[int]:
+        text = re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)
+        return [len(head[1]) for head in re.finditer(r"^(#+) ", text, re.MULTILINE)]
+
+    def targets(text: str) -> set[str]:
+        return set(re.findall(r"\]\(([^)\s]+)\)", text)) - {"README.md", "README.zh-CN.md"}
+
+    def cells(text: str) -> list[tuple[list[str], list[str]]]:
+        rows = [line for line in text.splitlines() if line.startswith("|")]
+        return [(re.findall(r"`[^`]*`", row), sorted(re.findall(r"\d[\d,.]*\d|\d", row))) for row in rows]
+
+    assert outline(english) == outline(chinese)
+    assert targets(english) == targets(chinese)
+    for ours, theirs in zip(cells(english), cells(chinese), strict=True):
+        assert ours == theirs
