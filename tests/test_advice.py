@@ -409,3 +409,11 @@ def test_pieces_make_the_text(text: str) -> None:
 )
 def test_what_changes_is_told_by_the_narrowest_mask(texts: list[str], change: str) -> None:
     assert change_of(texts) == change
+
+
+def test_an_instant_in_front_of_the_breakpoint_costs_what_the_breakpoint_was_to_save(tmp_path: Path) -> None:
+    rows = logs.fan_out(5, in_system=True)
+    logs._append(lambda row, rng, number: logs.TIMES["iso"](row))(rows, random.Random(1))
+    advice = advice_on(logs.anthropic(rows, newest=False), tmp_path, "anthropic")
+    assert [(defect.kind, defect.path) for defect in advice.defects] == [("timestamp", "system[0]")]
+    assert advice.defects[0].usd_per_1000 == pytest.approx(advice.usd_per_1000_saved, rel=0.02)

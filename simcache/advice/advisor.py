@@ -11,7 +11,7 @@ from ..messages.parts import MessageLog
 from ..messages.tokens import TokenCounts, count_tokens
 from .accounting import Losses, losses
 from .families import Study
-from .findings import Finding, behind_marks, beside, policy_findings, structure_findings
+from .findings import MARK_KINDS, Finding, behind_marks, beside, policy_findings, structure_findings
 from .histories import continuations
 from .kinds import Defect
 from .layouts import Layout, todays_marks, todays_ttl
@@ -107,6 +107,8 @@ def advise(
     layout, marks, proposed, mend = case.proposal(mend, todays, today)
     policy = policy_findings(study, served, todays, layout, spent, case.links)
     findings = [*found, *beside(found, policy)]
+    marked = any(request.marks for request in log.requests)
+    case.own_marks = case.exact and marked and not any(each.kind in MARK_KINDS for each in policy)
     if any(each.kind == "fan-out" for each in policy):
         layout = replace(layout, delays_s=spent.waits_s)
         proposed = play(study, layout, served)
@@ -192,6 +194,7 @@ class _Case:
         self.orders, self.links = reorderings(study), continuations(study)
         self.mender = Mender(study, self.slots, self.changes, self.orders, self.links)
         self.exact = any(each.rules.matching == "exact at breakpoints" for each in served.values())
+        self.own_marks = False
         self._units: dict[tuple[frozenset[Key], bool], list[list[Unit]]] = {}
 
     def units(self, mend: Collection[Key], split: bool) -> list[list[Unit]]:
@@ -214,7 +217,7 @@ class _Case:
     def _taken(self, units: Sequence[Sequence[Unit]]) -> list[tuple[int, ...]]:
         rooms = {name: each.rules.max_markers - each.rules.automatic_marker for name, each in self.served.items()}
         marks = todays_marks(self.study, units)
-        return [each[max(0, len(each) - rooms[r.model]) :] for each, r in zip(marks, self.study.log.requests, strict=True)]
+        return [each[max(0, len(each) - rooms[r.model]) :] for each, r in zip(marks, self.study.log.requests, strict=False)]
 
     def findings(self, todays: Layout) -> tuple[list[Finding], list[Finding], frozenset[Key], Losses]:
         """What varies, what breakpoints, lifetimes and instants lose beside that, all that mends the texts, and the losses."""
@@ -267,8 +270,11 @@ class _Case:
         left = layout
         if each.keys:
             units = self.mender.sequences(mend - each.keys, split=True, first=COSTED_REQUESTS)
-            marks = proposed_marks(self.study, units, self.served)
-            left = replace(layout, units=units, marks=[tuple(m for m, _ in marked) for marked in marks])
+            if self.own_marks:  # they stand where they belong but for this: behind what varies they store nothing
+                left = replace(layout, units=units, marks=self._taken(units))
+            else:
+                marks = proposed_marks(self.study, units, self.served)
+                left = replace(layout, units=units, marks=[tuple(m for m, _ in marked) for marked in marks])
         elif each.kind == "ttl-gap":
             if layout.ttl == todays.ttl:
                 return None

@@ -28,6 +28,10 @@ SHOWN_TEXTS: Final = 3
 """Texts of a slot that are shown where they are asked for."""
 
 
+MARK_KINDS: Final = ("missing-breakpoint", "breakpoint-on-varying", "lookback", "too-many-breakpoints")
+"""Defects of where breakpoints stand."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Finding:
     """A defect before it is costed: ``keys`` are what mends it in the texts (none: breakpoints, lifetimes and instants do)."""

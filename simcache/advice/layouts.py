@@ -219,7 +219,7 @@ def workload_of(study: Study, layout: Layout, rules: ProviderRules, first: int |
 def todays_marks(study: Study, units: Sequence[Sequence[Unit]]) -> list[tuple[int, ...]]:
     """After which units the log's own breakpoints stand: behind the last unit of each marked part that is still in its place."""
     found: list[tuple[int, ...]] = []
-    for request, sequence in zip(study.log.requests, units, strict=True):
+    for request, sequence in zip(study.log.requests, units, strict=False):
         if not request.marks:
             found.append(())
             continue
