@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -156,7 +157,7 @@ def _aiperf_row(record: Mapping[str, Any]) -> tuple[UsageRow | None, bool]:
         for name in names:
             if name in metrics:
                 value = metrics[name]["value"]
-                real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+                real = isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
                 require(real, name, value, "must be a finite number")
                 return float(value)
         return None
@@ -170,6 +171,7 @@ def _aiperf_row(record: Mapping[str, Any]) -> tuple[UsageRow | None, bool]:
     ):
         require(value is not None, name, None, "is missing", "AIPerf measures it with --streaming.")
     started_ns = record["metadata"]["request_start_ns"]
+    require(type(started_ns) is int and 0 <= started_ns < 2**63, "request_start_ns", started_ns, "must be nanoseconds since 1970")
     assert lengths[0] is not None
     assert lengths[1] is not None
     assert ttft_ms is not None

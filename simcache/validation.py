@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 import math
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from itertools import count
@@ -338,7 +339,7 @@ def _vllm_row(line: str, path: Path, number: int, block_tokens: int) -> tuple[fl
         if name not in row:
             raise InputError(name, None, "is missing", path=path, line=number)
         found: Any = row[name]
-        if isinstance(found, bool) or not isinstance(found, kinds) or (isinstance(found, float) and not math.isfinite(found)):
+        if isinstance(found, bool) or not isinstance(found, kinds) or not abs(found) <= sys.float_info.max:
             raise InputError(
                 name, found, f"must be a finite {'number' if float in kinds else 'whole number'}", path=path, line=number
             )

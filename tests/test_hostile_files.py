@@ -20,6 +20,11 @@ FOUND = [
     ("study", b"seeds = " + LONG),
     ("study", b'scenario = "' + b"x" * 300 + b'"'),
     ("study", b'scenario = "a\\u0000b"'),
+    ("vllm-requests", b'{"arrival_s":1,"first_token_s":2,"last_token_s":' + LONG[:400] + b',"input_tokens":1,"output_tokens":1}'),
+    (
+        "benchmarks",
+        b'{"metadata":{"session_num":0,"request_start_ns":1},"metrics":{"request_latency":{"value":' + LONG[:400] + b"}}}",
+    ),
     ("rules", b"sources = " + DEEP),
     ("shape", b"layers = " + DEEP),
     ("config", b'{"vocab_size":' + DEEP),

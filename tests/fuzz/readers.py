@@ -86,7 +86,7 @@ READERS: dict[str, tuple[str, Callable[[Path], object], str | None]] = {
 
 TOKEN = re.compile(rb'"[^"\n]*"|-?\d+(?:\.\d+)?|true|false|null|[A-Za-z_][\w-]*')
 ODD = rb'0 -1 -0.0 0.1 1e308 1e999 NaN Infinity true null [] {} "" "\u0000" "\ud800" "x" [[[[[[]]]]]] 1979-05-27 , = " <'.split()
-ODD += [b"9" * 40, b"9" * 5000, b"[" * 2000, b"\xff", b"\x00", b"\n"]
+ODD += [b"9" * 40, b"9" * 400, b"9" * 5000, b"[" * 2000, b"\xff", b"\x00", b"\n"]
 
 
 def mutated(data: bytes, draw: random.Random) -> bytes:
