@@ -38,6 +38,7 @@ _FACTOR_RANGE: Final = (0.2, 5.0)
 _FACTOR_TOLERANCE: Final = 1e-4
 _FACTOR_STRIDE: Final = 1.1
 _DRIFT_GROUPS: Final = 5
+_LARGEST: Final = sys.float_info.max
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -339,7 +340,7 @@ def _vllm_row(line: str, path: Path, number: int, block_tokens: int) -> tuple[fl
         if name not in row:
             raise InputError(name, None, "is missing", path=path, line=number)
         found: Any = row[name]
-        if isinstance(found, bool) or not isinstance(found, kinds) or not abs(found) <= sys.float_info.max:
+        if isinstance(found, bool) or not isinstance(found, kinds) or not -_LARGEST <= row[name] <= _LARGEST:
             raise InputError(
                 name, found, f"must be a finite {'number' if float in kinds else 'whole number'}", path=path, line=number
             )

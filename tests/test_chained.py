@@ -5,7 +5,7 @@ from __future__ import annotations
 from itertools import takewhile
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from simcache.cache.chained import BlockStore, Chains, replay_sequential
@@ -65,10 +65,11 @@ def test_keeping_orphans_is_the_plain_store_over_chained_ids(requests, policy, c
 
 
 @settings(max_examples=150, deadline=None)
-@given(streams(), st.sampled_from(ALL), st.integers(0, 9), st.sampled_from(("keep", "drop")))
+@given(streams(), st.sampled_from(ALL), st.integers(0, 9), st.sampled_from(("keep", "drop", "none")))
 def test_every_policy_keeps_the_store_whole_with_and_without_orphans(requests, policy, capacity, orphans) -> None:
     """Capacity, accounts, the rule for orphans as declared, and a hit that is a prefix of what was resident."""
     chains = Chains(2)
+    assume(orphans != "none" or type(policy) in (Lru, Priority))
     store = BlockStore(chains, policy, capacity, orphans=orphans)
     for request in requests:
         content = Content(request.prompt, request.output)
@@ -78,7 +79,7 @@ def test_every_policy_keeps_the_store_whole_with_and_without_orphans(requests, p
         leading = [block.id for block in takewhile(store.has, path)]
         assert set(leading) <= before
         assert [block.index for block in path] == list(range(len(path)))
-        if orphans == "drop" and not store.expired:
+        if orphans != "keep" and not store.expired:
             assert set(leading) == {block.id for block in path} & before, "nothing is out of reach"
         for block in reversed(chains.grow(content, request.salt, content.prompt_tokens // 2)):
             gone = store.put(block)
@@ -104,6 +105,53 @@ def test_a_less_retained_head_takes_its_tail_with_it() -> None:
         assert replay.hit_tokens == [0, 0, 0]
 
 
+def test_only_leaves_go_however_little_their_heads_are_retained() -> None:
+    policy = Priority(ranges=(Retention(end_tokens=32, priority=10), Retention(start_tokens=32, priority=80)))
+    turns = [ask(("d", 96)), ask(("e", 32)), ask(("d", 97))]
+    replay = replay_sequential(turns, policy=policy, capacity_blocks=3, block_tokens=32, orphans="none")
+    assert replay.evicted_blocks == [0, 1, 1]  # the tail of d, though its head would have to go first
+    assert replay.hit_tokens == [0, 0, 64]
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    streams(),
+    st.lists(
+        st.tuples(st.integers(0, 8), st.integers(1, 8), st.sampled_from([0, 20, 35, 90]), st.sampled_from([None, 3])), max_size=3
+    ),
+    st.integers(1, 9),
+)
+def test_leaf_victims_are_those_of_a_list_searched_anew_each_time(requests, asked, capacity) -> None:
+    """The lowest priority among resident blocks without a resident one behind them, then the least recently used."""
+    ranges = tuple(Retention(start_tokens=a, end_tokens=a + n, priority=p, duration_s=s) for a, n, p, s in asked)
+    found = replay_sequential(requests, policy=Priority(ranges), capacity_blocks=capacity, block_tokens=2, orphans="none")
+    chains, accesses = Chains(2), 0
+    known: dict[int, list] = {}  # block -> [block, priority, until when, last access]
+    hits, evicted = [], []
+    for request in requests:
+        content, now_ns = Content(request.prompt, request.output), round(request.arrived_at_s * 1e9)
+        space = (request.organisation, request.salt)
+        path = list(takewhile(lambda block: block.id in known, chains.walk(content, space, content.prompt_tokens // 2)))
+        hits.append(max(0, min(2 * len(path), content.prompt_tokens - 1)))
+        gone = 0
+        for block in reversed(chains.grow(content, space, content.prompt_tokens // 2)):
+            accesses += 1
+            if block.id not in known and len(known) >= capacity:
+                leaves = [each for each in known.values() if not any(child.id in known for child in each[0].children.values())]
+                for each in known.values():
+                    if each[2] is not None and each[2] <= now_ns:
+                        each[1], each[2] = 35, None
+                victim = min(leaves, key=lambda each: (each[1], each[3]))
+                del known[victim[0].id]
+                gone += 1
+            held = next((r for r in ranges if r.start_tokens <= 2 * block.index < (r.end_tokens or 10**9)), None)
+            until = None if held is None or held.duration_s is None else now_ns + round(held.duration_s * 1e9)
+            known[block.id] = [block, 35 if held is None else held.priority, until, accesses]
+        evicted.append(gone)
+    assert found.hit_tokens == hits
+    assert found.evicted_blocks == evicted
+
+
 def test_only_full_chunks_and_never_the_last_token() -> None:
     turns = [ask(("d", 512)), ask(("d", 512)), ask(("d", 600)), ask(("d", 768))]
     assert replay_sequential(turns, policy=Lru(), capacity_blocks=9, block_tokens=256).hit_tokens == [0, 511, 512, 512]
@@ -126,3 +174,5 @@ def test_bad_sizes_and_names() -> None:
         BlockStore(Chains(1), Lru(), -1)
     with pytest.raises(UnknownNameError, match="keep"):
         BlockStore(Chains(1), Lru(), 1, orphans="kept")  # type: ignore[arg-type]
+    with pytest.raises(InputError, match="goes with lru and priority"):
+        BlockStore(Chains(1), Fifo(), 1, orphans="none")

@@ -8,14 +8,16 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Iterator
 from typing import Final, Literal, NamedTuple
 
-from ..errors import UnknownNameError, require_count
+from ..errors import InputError, UnknownNameError, require_count
 from ..prompt import Request
 from .content import Content
-from .eviction import Access, EvictionPolicy
+from .eviction import Access, EvictionPolicy, Lru
+from .retention import Priority
 
-Orphans = Literal["keep", "drop"]
-ORPHANS: Final = ("keep", "drop")
-"""What becomes of the blocks behind an evicted one: they stay (no lookup reaches them until it is back), or leave with it."""
+Orphans = Literal["keep", "drop", "none"]
+ORPHANS: Final = ("keep", "drop", "none")
+"""What becomes of the blocks behind an evicted one: they stay (no lookup reaches them until it is back), leave with it, or there
+are none: only a block with nothing behind it is evicted (``Priority`` chooses among those; ``Lru`` never takes another)."""
 
 
 class Block:
@@ -111,6 +113,8 @@ class BlockStore:
         require_count("capacity_blocks", capacity_blocks, at_least=0)
         if orphans not in ORPHANS:
             raise UnknownNameError("orphans", orphans, ORPHANS)
+        if orphans == "none" and type(policy) not in (Lru, Priority):  # a policy made of one of them may take another victim
+            raise InputError("orphans", orphans, f"goes with lru and priority, not {policy.name!r}")
         self.chains = chains
         self.policy = policy.fresh(capacity_blocks)
         self.capacity_blocks = capacity_blocks
@@ -146,7 +150,7 @@ class BlockStore:
         if len(self.resident) >= self.capacity_blocks:
             if not self.capacity_blocks or not policy.admits(block.id, at):
                 return gone
-            gone = self._evict(self.resident[policy.victim(at)])
+            gone = self._evict(self.resident[self._victim()])
         policy.insert(block.id, at)
         self.resident[block.id] = block
         block.holders += 1
@@ -158,6 +162,15 @@ class BlockStore:
         self.evicted += len(self.resident)
         for block in list(self.resident.values()):
             self._leave(block)
+
+    def _victim(self) -> int:
+        policy = self.policy
+        if self.orphans == "none" and isinstance(policy, Priority):
+            return policy.leaf_victim(self._at, self._is_leaf)
+        return policy.victim(self._at)
+
+    def _is_leaf(self, number: int) -> bool:
+        return not any(child.id in self.resident for child in self.resident[number].children.values())
 
     def _evict(self, victim: Block) -> list[Block]:
         gone = [victim]
@@ -183,7 +196,7 @@ class BlockStore:
         assert all(block.holders or block.uses or block.children for block in known.values()), "a block that leads nowhere"
         assert len(self.resident) <= self.capacity_blocks
         assert self.inserted == len(self.resident) + self.evicted + self.expired
-        if self.orphans == "drop" and not self.expired:
+        if self.orphans != "keep" and not self.expired:
             for block in self.resident.values():
                 assert block.parent is not None
                 assert block.index == 0 or block.parent.id in self.resident, "an orphan"

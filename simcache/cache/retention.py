@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import heapq
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from operator import itemgetter
 from typing import Final, Literal
 
 from ..errors import UnknownNameError, require, require_count, require_number
@@ -157,6 +158,21 @@ class Priority(EvictionPolicy):
     def touch(self, block: int, at: Access) -> None:
         self.remove(block)
         self.insert(block, at)
+
+    def leaf_victim(self, at: Access, is_leaf: Callable[[int], bool]) -> int:
+        """As ``victim``, among the blocks that ``is_leaf`` holds of; at least one is known."""
+        first = self.victim(at)
+        if is_leaf(first):  # nearly always: who touches a block touches those before it right after
+            return first
+        for priority in sorted({DEFAULT_PRIORITY, *self._levels}):
+            blocks: Iterable[tuple[int, int]] = self._levels.get(priority, {}).items()
+            if priority == DEFAULT_PRIORITY and self._fallen.keys:
+                fallen = [(block, access) for block, (_, access) in self._fallen.keys.items()]
+                blocks = sorted([*blocks, *fallen], key=itemgetter(1))
+            found = next((block for block, _ in blocks if is_leaf(block)), None)
+            if found is not None:
+                return found
+        raise AssertionError("every block has another behind it")
 
     def victim(self, at: Access) -> int:
         while self._retained.keys:
