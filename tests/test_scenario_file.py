@@ -235,7 +235,9 @@ backends = st.one_of(
 )
 workloads = st.one_of(
     st.builds(sc.TypingSessions, users=st.integers(min_value=1, max_value=99), typing_s=st.none() | laws, read_think_s=laws),
-    st.builds(sc.TraceWorkload, path=texts, limit=st.none() | st.integers(min_value=1, max_value=99)),
+    st.builds(
+        sc.TraceWorkload, path=texts.filter(lambda text: "\0" not in text), limit=st.none() | st.integers(min_value=1, max_value=99)
+    ),
     st.builds(sc.PoissonRequests, rate_per_s=numbers, count=st.just(3), prompt_tokens=st.just(8), output_tokens=st.just(1)),
 )
 policies = st.one_of(st.just(sc.NoWarming()), st.builds(sc.WarmAfterPause, pause_s=numbers, cancel_on_abandon=st.booleans()))
