@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import signal
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Final, Literal, TypeVar
@@ -116,6 +118,9 @@ def _parallel(work: Callable[[T], R], tasks: dict[int, T], processes: int) -> It
 
 
 def _numbered(work: Callable[[T], R], i: int, task: T) -> tuple[int, R]:
+    # Ctrl-C reaches every process of a terminal: the one that asked ends the study, and says so once.
+    if threading.current_thread() is threading.main_thread():
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
     return i, work(task)
 
 
