@@ -494,7 +494,7 @@ def chat_on_two_replicas(seed: int) -> tuple[Scenario, Scenario]:
     return jumping, stepping
 
 
-@pytest.mark.parametrize("seed", range(120))
+@pytest.mark.parametrize("seed", [*range(20), 102, 230, 259, 348, 560, 2590])  # the last six differed once
 def test_who_used_and_who_lost_what_is_the_same_whether_steps_are_jumped_over_or_not(seed):
     jumping, stepping = chat_on_two_replicas(seed)
     assert simulate(jumping).records == simulate(stepping).records
