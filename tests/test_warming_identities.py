@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import math
-from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -14,7 +13,6 @@ from simcache import theory
 from simcache.engine.run import simulate
 from simcache.experiment.headroom import Figures, Headroom, headroom, headroom_figures, oracle_for
 from simcache.latency import load_profile
-from simcache.prompt import Segment
 from simcache.records import NEVER
 from simcache.scenario import HostedApi, Scenario, Server
 from simcache.warm_ledger import ledger_csv, ledger_summary, others, slowdown_of_others_s, warm_ledger
@@ -34,8 +32,8 @@ from simcache.warming.limits import Budgeted, ForSome, Together
 from simcache.workload.distributions import Exponential, LogNormal
 from simcache.workload.empirical import Empirical
 from simcache.workload.presets import TypingSessions
-from simcache.workload.sessions import Person, Turn
-from simcache.workload.typist import evenly
+
+from .people_who_return import OnePing, Returns
 
 API = HostedApi(
     provider="anthropic",
@@ -109,41 +107,6 @@ def test_no_policy_beats_the_oracle_on_both_counts():
             slower = other.ttft_mean_s > oracle.ttft_mean_s + Oracle().least_gain_s
             assert not (faster and not other.usd_per_1000_questions > oracle.usd_per_1000_questions), policy
             assert not (cheaper and not slower), policy
-
-
-@dataclass(frozen=True)
-class Returns:
-    """Everybody asks once; ``early`` of ``people`` return after 400 s, the others after 3,000 s, each about their own document."""
-
-    early: int
-    people_: int = 40
-    document_tokens: int = 100_000
-
-    def people(self, seed, duration_s):
-        for i in range(self.people_):
-            shared = (Segment(f"d{i}", self.document_tokens),)
-            gap_s = 400.0 if i < self.early else 3000.0
-            turns = tuple(
-                Turn(
-                    session=f"u{i}",
-                    index=index,
-                    typing=evenly(1.0, 5),
-                    shared=shared,
-                    output=Segment(f"a{i}/{index}", 1),
-                    gap_s=gap_s,
-                    question_joins=False,
-                    answer_joins=False,
-                )
-                for index in range(2)
-            )
-            yield Person(user=f"u{i}", arrives_at_s=0.0, turns=turns)
-
-
-class OnePing(KeepAlive):
-    """Pings once after the first answer; that nobody comes back after the second is known here."""
-
-    def after_answer(self, moment):
-        return super().after_answer(moment) if moment.future else ()
 
 
 def test_keep_alive_breaks_even_where_the_formula_says():

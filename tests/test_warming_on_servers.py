@@ -5,7 +5,7 @@ A hosted API without limits has them in test_warming_identities.py; contention, 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -14,7 +14,6 @@ from simcache import metrics, theory
 from simcache.engine.run import simulate
 from simcache.experiment.headroom import Figures, foreseen, headroom, headroom_figures, oracle_for
 from simcache.latency import load_profile
-from simcache.prompt import Segment
 from simcache.scenario import HostedApi, Scenario, Server
 from simcache.warm_ledger import warm_ledger
 from simcache.warming import (
@@ -27,11 +26,10 @@ from simcache.warming import (
     WarmOnOpen,
 )
 from simcache.warming.foresight import Adaptive, Oracle
-from simcache.warming.keep_alive import KeepAlive
 from simcache.warming.limits import Budgeted, Together
 from simcache.workload.presets import TypingSessions
-from simcache.workload.sessions import Person, Turn
-from simcache.workload.typist import evenly
+
+from .people_who_return import OnePing, Returns
 
 PROFILE = "llama-3-8b/a100/tp1"
 SERVER = Server(profile=PROFILE)
@@ -75,47 +73,16 @@ def test_who_types_long_waits_for_a_hit(policy, context):
     assert ttft_s == pytest.approx(load_profile(PROFILE).prefill_s(20, context), abs=1e-9)  # the clock ticks in nanoseconds
 
 
-@dataclass(frozen=True)
-class Returns:
-    """Each of ``people_`` alone on the machine; ``early`` of them return after 400 s, the others after 3,000 s."""
-
-    early: int
-    people_: int = 20
-    document_tokens: int = 32_000
-
-    def people(self, seed, duration_s):
-        for i in range(self.people_):
-            shared = (Segment(f"d{i}", self.document_tokens),)
-            turns = tuple(
-                Turn(
-                    session=f"u{i}",
-                    index=index,
-                    typing=evenly(1.0, 1),
-                    shared=shared,
-                    output=Segment(f"a{i}/{index}", 1),
-                    gap_s=400.0 if i < self.early else 3000.0,
-                    question_joins=False,
-                    answer_joins=False,
-                )
-                for index in range(2)
-            )
-            yield Person(user=f"u{i}", arrives_at_s=10_000.0 * i, turns=turns)
-
-
-class OnePing(KeepAlive):
-    """Pings once after the first answer; that nobody comes back after the second is known here."""
-
-    def after_answer(self, moment):
-        return super().after_answer(moment) if moment.future else ()
+ALONE_AND_BACK = Returns(0, people_=20, document_tokens=32_000, question_tokens=1, apart_s=10_000.0)
 
 
 def test_keep_alive_breaks_even_where_the_formula_says():
     """In seconds of the machine: a ping costs a hit, and saves a cold prefill where people return within what it buys."""
-    asked = Scenario(workload=Returns(0), backend=Server(profile=PROFILE, ttl_s=300.0))
+    asked = Scenario(workload=ALONE_AND_BACK, backend=Server(profile=PROFILE, ttl_s=300.0))
     seconds = []
     for early in (0, 1):
         runs = [
-            simulate(asked.but(workload=Returns(early), warming=policy), duration_s=200_000, seed=1).records
+            simulate(asked.but(workload=replace(ALONE_AND_BACK, early=early), warming=policy), duration_s=200_000, seed=1).records
             for policy in (NoWarming(), OnePing(interval_s=240, most_pings=1))
         ]
         seconds.append([float((records.seconds("finished_at_ns") - records.seconds("sent_at_ns")).sum()) for records in runs])
